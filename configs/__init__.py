@@ -1,0 +1,1 @@
+"""Hydra configuration groups: agent/, env/, tracking/ and the root config.yaml."""
