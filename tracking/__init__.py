@@ -1,1 +1,110 @@
+"""What a run writes down: its folder, its metrics, its evaluations, its checkpoints.
 
+Names are imported when they are first used, so `import gumbelrl.tracking` loads neither torch nor
+wandb.
+
+| name | what it is |
+|---|---|
+| `RunFolder`, `RunFolderError`, `default_run_dir`, `write_atomically` | the folder of one run |
+| `JsonlWriter`, `read_metrics` | `metrics.jsonl`, the first and only indispensable record |
+| `WandbSettings`, `resolve_mode`, `start_wandb`, `WandbWriter` | Weights & Biases, behind it |
+| `evaluate`, `Evaluation`, `EvaluationCallback`, `log_evaluation` | how good the agent is |
+| `CheckpointCallback`, `latest`, `best` | what a run can go on from |
+| `ProgressCallback` | what the user sees meanwhile |
+| `end_table`, `environment_versions`, `git_commit` | what stands at the end |
+| `derive_seed` | independent seeds from one |
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gumbelrl.tracking.checkpoints import CheckpointCallback, best, latest
+    from gumbelrl.tracking.evaluation import (
+        Evaluation,
+        EvaluationCallback,
+        Reached,
+        evaluate,
+        log_evaluation,
+    )
+    from gumbelrl.tracking.metrics import JsonlWriter, read_metrics
+    from gumbelrl.tracking.progress import ProgressCallback
+    from gumbelrl.tracking.report import end_table, environment_versions, git_commit
+    from gumbelrl.tracking.run_folder import (
+        RunFolder,
+        RunFolderError,
+        default_run_dir,
+        write_atomically,
+    )
+    from gumbelrl.tracking.seeds import derive_seed
+    from gumbelrl.tracking.wandb_tracker import (
+        TrackingMode,
+        WandbSettings,
+        WandbWriter,
+        resolve_mode,
+        start_wandb,
+    )
+
+_HOMES = {
+    "CheckpointCallback": "checkpoints",
+    "best": "checkpoints",
+    "latest": "checkpoints",
+    "Evaluation": "evaluation",
+    "EvaluationCallback": "evaluation",
+    "Reached": "evaluation",
+    "evaluate": "evaluation",
+    "log_evaluation": "evaluation",
+    "JsonlWriter": "metrics",
+    "read_metrics": "metrics",
+    "ProgressCallback": "progress",
+    "end_table": "report",
+    "environment_versions": "report",
+    "git_commit": "report",
+    "RunFolder": "run_folder",
+    "RunFolderError": "run_folder",
+    "default_run_dir": "run_folder",
+    "write_atomically": "run_folder",
+    "derive_seed": "seeds",
+    "TrackingMode": "wandb_tracker",
+    "WandbSettings": "wandb_tracker",
+    "WandbWriter": "wandb_tracker",
+    "resolve_mode": "wandb_tracker",
+    "start_wandb": "wandb_tracker",
+}
+
+__all__ = [
+    "CheckpointCallback",
+    "Evaluation",
+    "EvaluationCallback",
+    "JsonlWriter",
+    "ProgressCallback",
+    "Reached",
+    "RunFolder",
+    "RunFolderError",
+    "TrackingMode",
+    "WandbSettings",
+    "WandbWriter",
+    "best",
+    "default_run_dir",
+    "derive_seed",
+    "end_table",
+    "environment_versions",
+    "evaluate",
+    "git_commit",
+    "latest",
+    "log_evaluation",
+    "read_metrics",
+    "resolve_mode",
+    "start_wandb",
+    "write_atomically",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
