@@ -1,9 +1,8 @@
 """What the user sees while training goes on."""
 
+from gumbelrl.tracking.evaluation import EvaluationCallback
 from rich.console import Console
 from stable_baselines3.common.callbacks import BaseCallback
-
-from gumbelrl.tracking.evaluation import EvaluationCallback
 
 
 class ProgressCallback(BaseCallback):

@@ -22,8 +22,8 @@ def end_table(
     Args:
         summary: what `summary.json` holds: `agent`, `env`, `seed`, `env_steps`, `wall_seconds`,
             `eval` with `return_mean`, `return_std` and `episodes`, and, if a threshold was asked
-            for, `stop_at_return` and `reached` with `env_steps` and `train_seconds` (or None). What is
-            missing is left out of the table.
+            for, `stop_at_return` and `reached` (`env_steps` and `train_seconds`, or None). What
+            is missing is left out of the table.
         run_dir: the run folder, which the commands in the table name.
         interrupted: the run did not come to its end: says how to resume.
         last_checkpoint: the last complete checkpoint, or None.
