@@ -1,1 +1,33 @@
+"""Sampling discrete actions with a gradient: the distribution, the sampler, the estimators."""
 
+from gumbelrl.gumbel.distribution import FactoredCategorical
+from gumbelrl.gumbel.estimator import Estimator, Pathwise
+from gumbelrl.gumbel.noise import conditional_gumbels, gumbel_noise
+from gumbelrl.gumbel.registry import ESTIMATORS, make_estimator
+from gumbelrl.gumbel.sampler import GumbelSoftmax, gumbel_softmax
+from gumbelrl.gumbel.temperature import (
+    Constant,
+    Cosine,
+    Exponential,
+    Linear,
+    Schedule,
+    make_schedule,
+)
+
+__all__ = [
+    "ESTIMATORS",
+    "Constant",
+    "Cosine",
+    "Estimator",
+    "Exponential",
+    "FactoredCategorical",
+    "GumbelSoftmax",
+    "Linear",
+    "Pathwise",
+    "Schedule",
+    "conditional_gumbels",
+    "gumbel_noise",
+    "gumbel_softmax",
+    "make_estimator",
+    "make_schedule",
+]

@@ -1,0 +1,223 @@
+"""One distribution for Discrete, MultiDiscrete and MultiBinary actions."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import NoReturn
+
+import torch
+from gumbelrl.gumbel.choices import fraction, positive
+from gumbelrl.gumbel.factors import FactorLayout
+from gumbelrl.gumbel.noise import gumbel_noise, noise_dtype
+from torch import Tensor
+
+
+class FactoredCategorical:
+    """M independent categoricals of sizes K_1 … K_M over one flat row of logits.
+
+    Discrete(K) is M = 1; MultiDiscrete([K_1, …]) is `nvec`; MultiBinary(n) is `nvec = [2] * n`.
+
+    | call | returns |
+    |---|---|
+    | `sample(generator)` | int64 [..., M], by Gumbel-max |
+    | `mode()` | int64 [..., M] |
+    | `one_hot(actions)` | [..., ΣK] in the logits' dtype |
+    | `log_prob(actions)`, `entropy()`, `kl(other)` | [...] |
+    | `probs`, `log_probs` | [..., ΣK] |
+
+    All are those of the discrete distribution with its mask, mixing and forward temperature, and
+    never of a relaxation. Arithmetic is in float32 or wider whatever the logits' dtype.
+
+    Args:
+        logits: [..., ΣK] θ; −inf forbids an action as a mask does.
+        nvec: sizes of the factors; None is one factor of size `logits.shape[-1]`.
+        mask: bool [..., ΣK] (leading axes broadcast), True where the action is allowed.
+        uniform_mix: ε in [0, 1]: π' = (1 − ε) π + ε uniform over the allowed actions.
+        forward_temperature: T > 0: π = softmax(θ / T), before the mixing.
+        validate: look at the values (NaN, +inf, rows with nothing allowed). None, the default,
+            means yes on the CPU and no elsewhere, where the look would wait for the device.
+            Shapes, dtypes and numbers are always checked: they cost no wait.
+
+    Raises:
+        ValueError: what was wrong, where, and the remedy.
+    """
+
+    def __init__(
+        self,
+        logits: Tensor,
+        nvec: Sequence[int] | None = None,
+        mask: Tensor | None = None,
+        *,
+        uniform_mix: float = 0.0,
+        forward_temperature: float = 1.0,
+        validate: bool | None = None,
+    ) -> None:
+        if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.ndim == 0:
+            raise ValueError(
+                f"logits must be a floating-point tensor [..., ΣK], got {_describe(logits)}"
+            )
+        self.nvec = (logits.shape[-1],) if nvec is None else tuple(int(k) for k in nvec)
+        self.layout = FactorLayout(self.nvec)
+        if logits.shape[-1] != self.layout.total:
+            raise ValueError(
+                f"logits end in {logits.shape[-1]} but nvec={list(self.nvec)} sums to "
+                f"{self.layout.total}; the last axis holds all factors side by side"
+            )
+        if mask is not None:
+            check_mask(mask, logits)
+        self.logits = logits
+        self.mask = mask
+        theta = self.layout.pad(logits.to(noise_dtype(logits.dtype)), -torch.inf)  # [..., M, Kmax]
+        if mask is not None:
+            theta = theta.where(self.layout.pad(mask, False), -torch.inf)
+        if logits.device.type == "cpu" if validate is None else validate:
+            check_rows(theta)
+        if forward_temperature != 1.0:
+            theta = theta / positive("forward_temperature", forward_temperature)
+        if fraction("uniform_mix", uniform_mix) > 0.0:
+            theta = _mix(theta, uniform_mix)
+        self.theta = theta
+        """Effective logits θ' [..., M, Kmax], masked and padded places −inf: softmax is π'. Every
+        estimator works on these, and autograd carries the gradient on to `logits`."""
+
+    @classmethod
+    def from_theta(cls, theta: Tensor, nvec: Sequence[int]) -> "FactoredCategorical":
+        """Wrap effective logits [..., M, Kmax] that were checked before (a leaf, an expansion)."""
+        dist = cls.__new__(cls)
+        dist.nvec = tuple(nvec)
+        dist.layout = FactorLayout(dist.nvec)
+        dist.theta = theta
+        dist.logits = dist.layout.flatten(theta)
+        dist.mask = None
+        return dist
+
+    def detach(self) -> "FactoredCategorical":
+        """The same distribution without a graph."""
+        dist = self.from_theta(self.theta.detach(), self.nvec)
+        dist.logits = self.logits.detach()
+        return dist
+
+    @property
+    def batch_shape(self) -> torch.Size:
+        """Leading axes [...] of the logits."""
+        return self.theta.shape[:-2]
+
+    @cached_property
+    def log_pi(self) -> Tensor:
+        """log π' [..., M, Kmax], −inf where forbidden."""
+        return self.theta.log_softmax(-1)
+
+    @cached_property
+    def pi(self) -> Tensor:
+        """π' [..., M, Kmax], exactly 0 where forbidden."""
+        return self.theta.softmax(-1)
+
+    @property
+    def probs(self) -> Tensor:
+        """π' [..., ΣK]."""
+        return self.layout.flatten(self.pi)
+
+    @property
+    def log_probs(self) -> Tensor:
+        """log π' [..., ΣK]."""
+        return self.layout.flatten(self.log_pi)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """Draw actions, int64 [..., M], by Gumbel-max: argmax(θ + G).
+
+        `torch.multinomial` is avoided: it synchronises, and can draw forbidden actions.
+        """
+        theta = self.theta.detach()
+        return (theta + gumbel_noise(theta, generator)).argmax(-1)
+
+    def mode(self) -> Tensor:
+        """Most probable action of each factor, int64 [..., M]; the first one on a tie."""
+        return self.theta.detach().argmax(-1)
+
+    def one_hot(self, actions: Tensor) -> Tensor:
+        """[..., M] int64 -> [..., ΣK], exact zeros and ones in the logits' dtype."""
+        shape = (*actions.shape, self.layout.k_max)
+        hot = torch.zeros(shape, dtype=self.logits.dtype, device=self.logits.device)
+        return self.layout.flatten(hot.scatter_(-1, actions.unsqueeze(-1), 1.0))
+
+    def log_prob(self, actions: Tensor) -> Tensor:
+        """[S..., ..., M] int64 -> [S..., ...]: log π'(a), the sum over factors."""
+        log_pi = self.log_pi.expand(*actions.shape, self.layout.k_max)
+        return log_pi.gather(-1, actions.unsqueeze(-1)).squeeze(-1).sum(-1)
+
+    def entropy(self) -> Tensor:
+        """[...] entropy in nats, the sum over factors."""
+        # 0 · log 0 = 0: the clamp makes it 0 in value and gradient, where −inf would give NaN.
+        log_pi = self.log_pi.clamp(min=torch.finfo(self.theta.dtype).min)
+        return -(self.pi * log_pi).sum((-2, -1))
+
+    def kl(self, other: "FactoredCategorical") -> Tensor:
+        """[...] KL(self ‖ other) in nats; inf where self allows what other forbids."""
+        if other.nvec != self.nvec:
+            raise ValueError(
+                f"kl needs two distributions of one layout, got {self.nvec} and {other.nvec}"
+            )
+        here = self.pi > 0
+        log_ratio = self.log_pi.where(here, 0.0) - other.log_pi.where(here, 0.0)
+        return (self.pi * log_ratio).sum((-2, -1))
+
+
+def check_mask(mask: Tensor, logits: Tensor) -> None:
+    """Raise unless `mask` is bool and broadcasts onto `logits` with the same last axis."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        raise ValueError(
+            f"mask must be a bool tensor, True where allowed, got {_describe(mask)}; "
+            "convert it with mask.bool()"
+        )
+    lead, want = mask.shape[:-1], logits.shape[:-1]
+    fits = len(lead) <= len(want) and all(
+        a in (1, b) for a, b in zip(reversed(lead), reversed(want), strict=False)
+    )
+    if mask.ndim == 0 or mask.shape[-1] != logits.shape[-1] or not fits:
+        raise ValueError(
+            f"mask must have the logits' shape {list(logits.shape)} (leading axes may broadcast), "
+            f"got {list(mask.shape)}"
+        )
+
+
+def check_rows(theta: Tensor) -> None:
+    """Raise when a row [..., K] holds NaN or +inf, or allows nothing. One look at the row maxima
+    finds all three; on a GPU it waits for the device, hence the `validate` switch."""
+    if theta.numel() == 0:
+        return
+    low, high = torch.aminmax(theta.detach().amax(-1))  # NaN propagates through both
+    if low.item() == -torch.inf or not high.item() < torch.inf:
+        _explain(theta.detach())
+
+
+def _explain(theta: Tensor) -> NoReturn:
+    bad = theta.isnan() | (theta == torch.inf)
+    if bad.any():
+        where = bad.nonzero()[0].tolist()
+        value = theta[tuple(where)].item()
+        raise ValueError(
+            f"logits must be finite (−inf forbids an action), got {value} at index {where} and "
+            f"{int(bad.sum())} such value(s) in all; look for a diverged network or observation"
+        )
+    where = (theta == -torch.inf).all(-1).nonzero()[0].tolist()
+    raise ValueError(
+        f"every row needs at least one allowed action, row {where} has none; correct the mask, or "
+        "leave such rows out"
+    )
+
+
+def _mix(theta: Tensor, epsilon: float) -> Tensor:
+    """log((1 − ε) π + ε/n) over the n allowed actions of a row; forbidden ones stay −inf."""
+    allowed = theta > -torch.inf
+    log_uniform = -allowed.sum(-1, keepdim=True).to(theta.dtype).log().expand_as(theta)
+    if epsilon == 1.0:
+        return log_uniform.where(allowed, -torch.inf)
+    eps = torch.tensor(epsilon, dtype=torch.float64)
+    log_pi = theta.log_softmax(-1).where(allowed, 0.0)
+    mixed = torch.logaddexp(log_pi + torch.log1p(-eps).item(), log_uniform + eps.log().item())
+    return mixed.where(allowed, -torch.inf)
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"{value.dtype} of shape {list(value.shape)}"
+    return f"{type(value).__name__}"

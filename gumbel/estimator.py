@@ -1,0 +1,165 @@
+"""What every gradient estimator is: one call, frozen settings, progress as its only clock.
+
+    estimator = make_estimator("st_gumbel", temperature=0.5)
+    value = estimator(dist, f, generator)      # [B]
+    value.mean().backward()                    # the logits receive ĝ, f's parameters their own
+
+f maps one-hots [S..., B, ΣK] to values [S..., B]: a critic, a reward, a likelihood. It may be an
+object that also offers `table() -> [B, K]` (all values of one factor) and
+`per_factor(one_hot) -> [B, ΣK]` (factor m set to k, the others as sampled): enumerating estimators
+then need one forward of a K-headed critic. A user's own estimator is a class with this call.
+"""
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from gumbelrl.gumbel.choices import fraction
+from gumbelrl.gumbel.distribution import FactoredCategorical
+from gumbelrl.gumbel.gradient import straight_through
+from gumbelrl.gumbel.noise import gumbel_noise
+from torch import Tensor, nn
+
+Objective = Callable[[Tensor], Tensor]
+"""f: one_hot [S..., B, ΣK] -> value [S..., B]."""
+
+
+class Estimator(nn.Module):
+    """Sends a gradient of E[f(D)] to the logits of `dist`.
+
+    | call | returns |
+    |---|---|
+    | `estimator(dist, f, generator)` | value [B]: f at the sample, its mean, or the expectation |
+    | `set_progress(p)` | None; p in [0, 1] moves every scheduled setting |
+    """
+
+    name: ClassVar[str]
+    evaluations: str = "1"
+    """Evaluations of f in one call, as a formula in k (samples), M and K."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._progress = 0.0
+
+    def forward(
+        self,
+        dist: FactoredCategorical,
+        f: Objective,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Value [B] of f, carrying the estimator's gradient.
+
+        Args:
+            dist: distribution with batch shape [B].
+            f: [S..., B, ΣK] -> [S..., B].
+            generator: source of randomness.
+        """
+        raise NotImplementedError
+
+    @property
+    def progress(self) -> float:
+        """Training progress in [0, 1] last given to `set_progress`."""
+        return self._progress
+
+    def set_progress(self, p: float) -> None:
+        """Move every scheduled setting to progress p in [0, 1]."""
+        self._progress = fraction("progress", p)
+
+    # A tensor, so that checkpoints need no pickle; on the CPU, so that reading it never waits.
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self._progress], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.set_progress(float(state))
+
+
+class Pathwise(Estimator):
+    """Estimators that climb ∂f/∂D: the sample itself carries the gradient.
+
+    | call | returns |
+    |---|---|
+    | `rsample(dist, generator)` | [..., ΣK] one-hot with a graph to the logits |
+    | `relax(theta, noise)` | [..., M, K] the same, a pure function for compilers and vmap |
+    | `draw(theta, generator)` | [(1 + R,) ..., M, K] the noise that `relax` takes |
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._graph_seen = False
+
+    def draw(self, theta: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Standard Gumbels for one `relax`; kept apart because a compiler takes no generator."""
+        return gumbel_noise(theta, generator)
+
+    def relax(self, theta: Tensor, noise: Tensor) -> Tensor:
+        """[..., M, K] one-hot of the sample, its gradient that of the estimator."""
+        index = (theta + noise[0] if noise.ndim > theta.ndim else theta + noise).argmax(-1)
+        return straight_through(self.surrogate(theta, noise, index), index)
+
+    def surrogate(self, theta: Tensor, noise: Tensor, index: Tensor) -> Tensor:
+        """[..., M, K] the p whose Jacobian in θ, times g, is ĝ.
+
+        Args:
+            theta: [..., M, K] effective logits.
+            noise: what `draw` gave.
+            index: [..., M] the sampled categories, argmax(θ + G).
+        """
+        raise NotImplementedError
+
+    def rsample(
+        self, dist: FactoredCategorical, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Sampled one-hot [..., ΣK] in the logits' dtype; its gradient reaches the logits."""
+        sample = self.relax(dist.theta, self.draw(dist.theta, generator))
+        return dist.layout.flatten(sample).to(dist.logits.dtype)
+
+    def forward(
+        self,
+        dist: FactoredCategorical,
+        f: Objective,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """f(D) [B]. Raises ValueError if f's value has no graph to the one-hot."""
+        one_hot = self.rsample(dist, generator)
+        value = check_value(f(one_hot), dist)
+        if one_hot.requires_grad and torch.is_grad_enabled():
+            self._check_graph(value, one_hot)
+        return value
+
+    def _check_graph(self, value: Tensor, one_hot: Tensor) -> None:
+        """The walk through the graph is made until it succeeds once; later calls look at
+        `requires_grad` alone."""
+        connected = value.requires_grad
+        if connected and not self._graph_seen and not torch.compiler.is_compiling():
+            connected = self._graph_seen = _reaches(value, one_hot)
+        if not connected:
+            raise ValueError(
+                f"{self.name} needs ∂f/∂D, but the value of f has no graph to the one-hot it was "
+                "given (an argmax, a detach, no_grad, or an environment outside torch); make f "
+                "differentiable in the one-hot, or take an estimator that needs values only: "
+                "reinforce, rloo, local_expectation, exact"
+            )
+
+
+def check_value(value: Tensor, dist: FactoredCategorical, lead: tuple[int, ...] = ()) -> Tensor:
+    """Return f's value, or raise when its shape is not [S..., B]."""
+    want = (*lead, *dist.batch_shape)
+    if tuple(value.shape) != want:
+        raise ValueError(
+            f"f must map one-hots {[*want, dist.layout.total]} to values {list(want)}, got "
+            f"{list(value.shape)}; one value per row, without a trailing axis"
+        )
+    return value
+
+
+def _reaches(value: Tensor, target: Tensor) -> bool:
+    """Is `target` an ancestor of `value` in the autograd graph?"""
+    goal, stack, seen = target.grad_fn, [value.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is goal:
+            return True
+        if node is not None and node not in seen:
+            seen.add(node)
+            stack.extend(parent for parent, _ in node.next_functions)
+    return False

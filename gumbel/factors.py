@@ -1,0 +1,126 @@
+"""Layout of a factored action: M categoricals of sizes K_1 … K_M, flat or padded.
+
+The flat form [..., ΣK] is what networks write and critics read. The padded form [..., M, Kmax]
+lets one softmax or argmax serve all factors. With equal sizes the padded form is a view.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Pad(torch.autograd.Function):
+    """Flat to padded; its gradient is the gather back, which is cheaper than index_add."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(flat: Tensor, to_padded: Tensor, to_flat: Tensor, m: int, fill: float) -> Tensor:
+        wide = torch.nn.functional.pad(flat, (0, 1), value=fill)  # [..., ΣK + 1]
+        return wide.index_select(-1, to_padded).view(*flat.shape[:-1], m, -1)  # [..., M, Kmax]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        _, to_padded, to_flat, m, _ = inputs
+        ctx.save_for_backward(to_padded, to_flat)
+        ctx.m = m
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        to_padded, to_flat = ctx.saved_tensors
+        return _flatten(grad, to_padded, to_flat, ctx.m), None, None, None, None
+
+
+class _Flatten(torch.autograd.Function):
+    """Padded to flat; its gradient is the padding with zeros."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(padded: Tensor, to_padded: Tensor, to_flat: Tensor, m: int) -> Tensor:
+        return padded.flatten(-2).index_select(-1, to_flat)  # [..., ΣK]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        _, to_padded, to_flat, m = inputs
+        ctx.save_for_backward(to_padded, to_flat)
+        ctx.m = m
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        to_padded, to_flat = ctx.saved_tensors
+        return _pad(grad, to_padded, to_flat, ctx.m, 0.0), None, None, None
+
+
+_pad: Callable[..., Tensor] = _Pad.apply
+_flatten: Callable[..., Tensor] = _Flatten.apply
+
+
+@dataclass(frozen=True)
+class FactorLayout:
+    """Sizes of the factors, and the two ways between flat and padded.
+
+    | call | shape |
+    |---|---|
+    | `pad(flat, fill)` | [..., ΣK] -> [..., M, Kmax] |
+    | `flatten(padded)` | [..., M, Kmax] -> [..., ΣK] |
+    """
+
+    nvec: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.nvec or any(k < 1 for k in self.nvec):
+            raise ValueError(
+                f"every factor needs at least one category, got nvec={list(self.nvec)}; "
+                "leave out factors of size 0"
+            )
+
+    @property
+    def m(self) -> int:
+        """Number of factors M."""
+        return len(self.nvec)
+
+    @property
+    def k_max(self) -> int:
+        """Size of the largest factor."""
+        return max(self.nvec)
+
+    @property
+    def total(self) -> int:
+        """ΣK, the width of the flat form."""
+        return sum(self.nvec)
+
+    @property
+    def equal(self) -> bool:
+        """All factors of one size: no padding, the padded form is a view."""
+        return min(self.nvec) == max(self.nvec)
+
+    def pad(self, flat: Tensor, fill: float) -> Tensor:
+        """[..., ΣK] -> [..., M, Kmax]; the places beyond a factor's size hold `fill`."""
+        if self.equal:
+            return flat.reshape(*flat.shape[:-1], self.m, self.k_max)
+        to_padded, to_flat = _indices(self.nvec, flat.device)
+        return _pad(flat, to_padded, to_flat, self.m, fill)
+
+    def flatten(self, padded: Tensor) -> Tensor:
+        """[..., M, Kmax] -> [..., ΣK]; the places beyond a factor's size are dropped."""
+        if self.equal:
+            return padded.flatten(-2)
+        to_padded, to_flat = _indices(self.nvec, padded.device)
+        return _flatten(padded, to_padded, to_flat, self.m)
+
+
+@lru_cache(maxsize=256)
+def _indices(nvec: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(for each padded place its flat index, ΣK where there is none; and the inverse)."""
+    sizes = torch.tensor(nvec)
+    column = torch.arange(max(nvec))
+    inside = column < sizes[:, None]  # [M, Kmax]
+    start = (sizes.cumsum(0) - sizes)[:, None]
+    to_padded = torch.where(inside, start + column, sum(nvec)).flatten()
+    to_flat = inside.flatten().nonzero().squeeze(-1)
+    return to_padded.to(device), to_flat.to(device)

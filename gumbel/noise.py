@@ -1,0 +1,78 @@
+"""Gumbel noise with right tails, and Gumbels conditional on which one wins.
+
+G = −log E with E ~ Exp(1), so a large Gumbel is an E near 0. The tail is therefore as long as the
+resolution of the uniform near 0: 24 random bits cap the Gumbel at 16.64, and an action 17 nats
+down would never be drawn. Here u has 53 random bits before it is rounded to float32, whose
+exponent keeps them near 0, and G reaches 37.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_SMALLEST = 2.0**-54  # stands for u = 0, once in 2^53 draws: G = 37.4
+_LARGEST = 1.0 - 2.0**-24  # the float32 below 1; a u that rounds up to 1 would give E = inf
+
+
+def noise_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Noise is float32 or wider: in float16 the tail would be gone whatever the source."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def gumbel_noise(
+    shape_or_like: Tensor | Sequence[int],
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw i.i.d. standard Gumbels.
+
+    Args:
+        shape_or_like: a shape, or a tensor whose shape, device and (widened) dtype are taken.
+        generator: source of randomness; the default one of the device when None.
+        dtype: torch.float32 (default) or torch.float64; a narrower one is widened to float32.
+        device: where to draw.
+
+    Returns:
+        [*shape] finite noise, without a graph.
+    """
+    if isinstance(shape_or_like, Tensor):
+        shape: Sequence[int] = shape_or_like.shape
+        dtype = shape_or_like.dtype if dtype is None else dtype
+        device = shape_or_like.device if device is None else device
+    else:
+        shape = shape_or_like
+    dtype = noise_dtype(torch.float32 if dtype is None else dtype)
+    u = torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
+    u = u.to(dtype).clamp_(_SMALLEST, _LARGEST)
+    # E = −log(1 − u) is as fine near 0 as u is; G = −log E
+    return u.neg_().log1p_().neg_().log_().neg_()
+
+
+def conditional_gumbels(theta: Tensor, one_hot: Tensor, noise: Tensor) -> Tensor:
+    """Perturbed logits z = θ + G given that D is their argmax (Maddison 2014; stable form).
+
+    With log E_j = −noise_j and logZ = logsumexp θ:
+        winner i:  z_i = logZ − log E_i
+        others j:  z_j = −logaddexp(log E_j − θ_j, log E_i − logZ)
+
+    Args:
+        theta: [..., K] logits; masked entries are −inf and stay −inf in z.
+        one_hot: [..., K] the winners D.
+        noise: [..., K] standard Gumbels (leading sample axes broadcast).
+
+    Returns:
+        [..., K] z, differentiable in θ; argmax z is D, and z over D ~ Cat(softmax θ) is θ + G.
+    """
+    winner = one_hot > 0.5
+    allowed = theta > -torch.inf
+    log_z = theta.logsumexp(-1, keepdim=True)
+    top = log_z + (noise * one_hot).sum(-1, keepdim=True)  # logZ − log E_i, [..., 1]
+    # A masked θ_j = −inf would put +inf through logaddexp, whose gradient there is NaN.
+    theta_j = torch.where(allowed, theta, torch.zeros_like(theta))
+    others = -torch.logaddexp(-noise - theta_j, -top)
+    # Far below the winner, rounding can close the gap: keep the loser strictly below.
+    below = torch.nextafter(top.detach(), torch.full_like(top, -torch.inf))
+    others = torch.minimum(others, below)
+    return torch.where(winner, top, torch.where(allowed, others, -torch.inf))

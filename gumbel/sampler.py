@@ -1,0 +1,98 @@
+"""The sampler of the article, made sound: any batch shape, right tails, exact one-hots."""
+
+from typing import Any
+
+import torch
+from gumbelrl.gumbel.choices import fraction, positive
+from gumbelrl.gumbel.distribution import check_mask, check_rows
+from gumbelrl.gumbel.gradient import straight_through
+from gumbelrl.gumbel.noise import gumbel_noise, noise_dtype
+from gumbelrl.gumbel.temperature import make_schedule
+from torch import Tensor, nn
+
+
+def gumbel_softmax(
+    logits: Any,
+    temperature: float = 1.0,
+    *,
+    hard: bool = True,
+    mask: Any | None = None,
+    generator: torch.Generator | None = None,
+    validate: bool | None = None,
+) -> Tensor:
+    """Sample from Cat(softmax θ) with a gradient (Jang et al. 2016, Maddison et al. 2016).
+
+    y = softmax((θ + G)/τ), G ~ Gumbel(0, 1). Hard: the exact one-hot of argmax(θ + G) forward,
+    J(y) g/τ backward. Soft: y itself. The argmax is that of θ + G, never of y, which saturates.
+
+    Args:
+        logits: [..., K] tensor, NumPy array or list; integers become float32.
+        temperature: τ > 0.
+        hard: straight-through one-hots; soft samples when False.
+        mask: bool [..., K], True where allowed.
+        generator: source of randomness, on the logits' device.
+        validate: look for NaN, +inf and rows with nothing allowed; None means on the CPU only.
+
+    Returns:
+        [..., K] in the logits' dtype. Forbidden entries and their gradients are exactly 0.
+
+    Raises:
+        ValueError: τ <= 0 or NaN, a wrong mask, or bad values.
+    """
+    tau = positive("temperature", temperature)
+    logits = torch.as_tensor(logits)
+    if not logits.is_floating_point():
+        logits = logits.to(torch.float32)
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(
+            f"logits need a last axis of at least one category, got shape {list(logits.shape)}"
+        )
+    theta = logits.to(noise_dtype(logits.dtype))
+    if mask is not None:
+        mask = torch.as_tensor(mask, device=logits.device)
+        check_mask(mask, logits)
+        theta = theta.where(mask, -torch.inf)
+    if logits.device.type == "cpu" if validate is None else validate:
+        check_rows(theta)
+    z = theta + gumbel_noise(theta, generator)
+    y = (z / tau if tau != 1.0 else z).softmax(-1)
+    sample = straight_through(y, z.detach().argmax(-1)) if hard else y
+    return sample.to(logits.dtype)
+
+
+class GumbelSoftmax(nn.Module):
+    """`gumbel_softmax` as a layer, with a temperature that may follow training progress.
+
+    Args:
+        temperature: τ > 0, a Schedule, or a mapping for `make_schedule`.
+        hard: straight-through one-hots; soft samples when False.
+    """
+
+    def __init__(self, temperature: Any = 1.0, hard: bool = True) -> None:
+        super().__init__()
+        self.schedule = make_schedule(temperature)
+        self.hard = hard
+        self._progress = 0.0
+
+    @property
+    def temperature(self) -> float:
+        """τ at the present progress."""
+        return self.schedule(self._progress)
+
+    def set_progress(self, p: float) -> None:
+        """Move the schedule to progress p in [0, 1]."""
+        self._progress = fraction("progress", p)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self._progress], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.set_progress(float(state))
+
+    def forward(
+        self, logits: Any, mask: Any | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """[..., K] -> [..., K], as `gumbel_softmax`."""
+        return gumbel_softmax(
+            logits, self.temperature, hard=self.hard, mask=mask, generator=generator
+        )

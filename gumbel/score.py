@@ -1,0 +1,88 @@
+"""Score-function estimators: values of f only, f may be anything."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from gumbelrl.gumbel.choices import unknown_name
+from gumbelrl.gumbel.distribution import FactoredCategorical
+from gumbelrl.gumbel.estimator import Estimator, Objective, check_value
+from gumbelrl.gumbel.gradient import attach_gradient
+from torch import Tensor
+
+BASELINES = ("none", "running_mean", "given")
+
+
+def score(dist: FactoredCategorical, actions: Tensor) -> Tensor:
+    """∇_θ log π(D) = D − π, padded [S..., ..., M, K]; actions [S..., ..., M]."""
+    pi = dist.pi.detach()
+    d = torch.zeros((*actions.shape, pi.shape[-1]), dtype=pi.dtype, device=pi.device)
+    return d.scatter_(-1, actions.unsqueeze(-1), 1.0) - pi
+
+
+@dataclass(frozen=True)
+class ReinforceSettings:
+    """Baseline b subtracted from f.
+
+    Attributes:
+        baseline: "none"; "running_mean"; "given", for an f that offers `baseline() -> [B]` (a
+            learned V(s)); or a callable dist -> [B].
+        decay: of the running mean, in [0, 1).
+    """
+
+    baseline: str | Callable[[FactoredCategorical], Tensor] = "none"
+    decay: float = 0.99
+
+    def __post_init__(self) -> None:
+        if not callable(self.baseline) and self.baseline not in BASELINES:
+            raise unknown_name("baseline", self.baseline, (*BASELINES, "a callable dist -> [B]"))
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay of the running mean must be in [0, 1), got {self.decay!r}")
+
+
+class Reinforce(Estimator):
+    """REINFORCE (Williams 1992): ĝ = (f(D) − b)(D − π)."""
+
+    name = "reinforce"
+    Settings = ReinforceSettings
+    running_mean: Tensor
+    n_calls: Tensor
+
+    def __init__(self, settings: ReinforceSettings | None = None) -> None:
+        super().__init__()
+        self.settings = ReinforceSettings() if settings is None else settings
+        self.register_buffer("running_mean", torch.zeros(()))
+        self.register_buffer("n_calls", torch.zeros(()))
+
+    def forward(
+        self,
+        dist: FactoredCategorical,
+        f: Objective,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """f(D) [B]."""
+        actions = dist.sample(generator)  # [B, M]
+        value = check_value(f(dist.one_hot(actions)), dist)
+        advantage = (value - self._baseline(dist, f)).detach()
+        if self.settings.baseline == "running_mean" and self.training:
+            self._update(value.detach())  # after use: b must not depend on this D
+        return attach_gradient(value, dist.theta, advantage[..., None, None] * score(dist, actions))
+
+    def _baseline(self, dist: FactoredCategorical, f: Objective) -> Tensor | float:
+        b = self.settings.baseline
+        if b == "none":
+            return 0.0
+        if b == "running_mean":
+            return self.running_mean
+        if callable(b):
+            return check_value(b(dist), dist)
+        if not callable(getattr(f, "baseline", None)):
+            raise ValueError('reinforce with baseline="given" needs an f with baseline() -> [B]')
+        given: Tensor = f.baseline()  # type: ignore[attr-defined]
+        return check_value(given, dist)
+
+    def _update(self, value: Tensor) -> None:
+        # Rate 1/n until it reaches 1 − decay: a plain mean first, so that b starts unshrunk.
+        self.n_calls += 1
+        rate = (1.0 / self.n_calls).clamp(min=1.0 - self.settings.decay)
+        self.running_mean += rate * (value.mean() - self.running_mean)

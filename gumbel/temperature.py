@@ -1,0 +1,120 @@
+"""Temperature (or any positive setting) as a function of training progress p in [0, 1].
+
+Progress is the only state, so a resumed run continues exactly where it stopped.
+
+    schedule = make_schedule({"schedule": "exponential", "start": 2.0, "end": 0.5, "fraction": 0.8})
+    schedule(0.0), schedule(0.4), schedule(1.0)      # 2.0, 1.0, 0.5
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from gumbelrl.gumbel.choices import fraction as check_fraction
+from gumbelrl.gumbel.choices import positive, unknown_name
+
+
+class Schedule:
+    """A value as a function of progress. Subclasses are frozen dataclasses: settings, no state."""
+
+    def __call__(self, p: float) -> float:
+        """Value at progress p; p outside [0, 1] is clamped, so training past its end is safe."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """τ(p) = value."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", positive("temperature", self.value))
+
+    def __call__(self, p: float) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class _Ramp(Schedule):
+    """From `start` to `end` over the first `fraction` of training, then `end`."""
+
+    start: float
+    end: float
+    fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            object.__setattr__(self, name, positive(f"{name} of the schedule", getattr(self, name)))
+        check_fraction("fraction of the schedule", self.fraction, zero=False)
+
+    def done(self, p: float) -> float:
+        """Share of the ramp that lies behind progress p, in [0, 1]."""
+        return min(max(p / self.fraction, 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class Linear(_Ramp):
+    """τ(s) = start + s (end − start), s the share of the ramp that is done."""
+
+    def __call__(self, p: float) -> float:
+        s = self.done(p)
+        return (1.0 - s) * self.start + s * self.end
+
+
+@dataclass(frozen=True)
+class Exponential(_Ramp):
+    """τ(s) = start (end / start)^s: a constant rate of decay down to the floor `end`."""
+
+    def __call__(self, p: float) -> float:
+        s = self.done(p)
+        return self.end if s == 1.0 else self.start * (self.end / self.start) ** s
+
+
+@dataclass(frozen=True)
+class Cosine(_Ramp):
+    """τ(s) = end + (start − end)(1 + cos πs)/2: flat at both ends."""
+
+    def __call__(self, p: float) -> float:
+        s = self.done(p)
+        return self.end + 0.5 * (self.start - self.end) * (1.0 + math.cos(math.pi * s))
+
+
+SCHEDULES: dict[str, type[Schedule]] = {
+    "constant": Constant,
+    "linear": Linear,
+    "exponential": Exponential,
+    "cosine": Cosine,
+}
+
+
+def make_schedule(spec: Any) -> Schedule:
+    """Turn a number, a Schedule or a mapping such as
+    `{schedule: linear, start: 2, end: 0.5, fraction: 0.8}` into a Schedule.
+
+    Raises:
+        ValueError: anything else, a value <= 0, NaN or inf, an unknown schedule or key.
+    """
+    if isinstance(spec, Schedule):
+        return spec
+    if isinstance(spec, (int, float)) and not isinstance(spec, bool):
+        return Constant(spec)
+    if isinstance(spec, Mapping):
+        given = {str(key): value for key, value in spec.items()}
+        name = given.pop("schedule", "constant" if "value" in given else None)
+        if name not in SCHEDULES:
+            raise unknown_name("schedule", name, SCHEDULES)
+        cls = SCHEDULES[name]
+        keys = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        for key in given:
+            if key not in keys:
+                raise unknown_name(f"key of schedule {name!r}:", key, keys)
+        missing = [key for key in keys if key != "fraction" and key not in given]
+        if missing:
+            raise ValueError(f"schedule {name!r} needs {', '.join(missing)}; got {dict(spec)!r}")
+        return cls(**given)
+    raise ValueError(
+        "temperature must be a number > 0, a Schedule, or a mapping such as "
+        f"{{'schedule': 'linear', 'start': 2, 'end': 0.5, 'fraction': 0.8}}; got {spec!r}"
+    )
