@@ -1,15 +1,24 @@
 """How good an agent is: fresh environments, whole episodes, nothing of the training touched."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
+from gumbelrl.tracking.seeds import derive_seed
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import KVWriter, Logger
 from stable_baselines3.common.vec_env import VecEnv
 
 MakeEnv = Callable[[int, int], VecEnv]
-"""`make_env(n_envs, seed) -> VecEnv`; the caller of it closes what it gets."""
+"""`make_env(n_envs, seed) -> VecEnv`; whoever calls it closes what it gets."""
 
 
 @dataclass(frozen=True)
@@ -27,32 +36,36 @@ class Evaluation:
     @property
     def mean(self) -> float:
         """Mean return."""
-        raise NotImplementedError
+        return float(np.mean(self.returns))
 
     @property
     def std(self) -> float:
         """Standard deviation of the returns (divides by N, as Stable-Baselines3 does)."""
-        raise NotImplementedError
+        return float(np.std(self.returns))
 
     @property
     def min(self) -> float:
         """Lowest return."""
-        raise NotImplementedError
+        return float(np.min(self.returns))
 
     @property
     def max(self) -> float:
         """Highest return."""
-        raise NotImplementedError
+        return float(np.max(self.returns))
 
     @property
     def length_mean(self) -> float:
         """Mean length in env steps."""
-        raise NotImplementedError
+        return float(np.mean(self.lengths))
 
     @property
     def interval(self) -> tuple[float, float]:
         """95 % confidence interval of the mean return, Student's t; NaN for one episode."""
-        raise NotImplementedError
+        n = self.episodes
+        if n < 2:
+            return math.nan, math.nan
+        half = _t_975(n - 1) * float(np.std(self.returns, ddof=1)) / math.sqrt(n)
+        return self.mean - half, self.mean + half
 
 
 @dataclass(frozen=True)
@@ -100,15 +113,51 @@ def evaluate(
     Raises:
         ValueError: `episodes` or `n_envs` below 1.
     """
-    raise NotImplementedError
+    _at_least_one(episodes=episodes, n_envs=n_envs)
+    with _undisturbed(agent):
+        env = make_env(min(n_envs, episodes), seed)
+        try:
+            returns, lengths = evaluate_policy(
+                agent,
+                env,
+                n_eval_episodes=episodes,
+                deterministic=deterministic,
+                return_episode_rewards=True,
+                warn=False,  # without Monitor the rewards that `step` returns are what counts
+            )
+        finally:
+            env.close()
+    assert isinstance(returns, list)
+    assert isinstance(lengths, list)
+    return Evaluation(tuple(map(float, returns)), tuple(map(int, lengths)))
 
 
-def log_evaluation(logger: Logger, evaluation: Evaluation, env_steps: int, **extra: float) -> None:
+def log_evaluation(
+    logger: Logger,
+    evaluation: Evaluation,
+    env_steps: int,
+    extra: Mapping[str, float] | None = None,
+) -> None:
     """Write an evaluation as a row of its own to every output of the logger.
 
     Values that wait for the logger's next dump are left alone.
+
+    Args:
+        logger: Stable-Baselines3's logger of the agent.
+        evaluation: what to write.
+        env_steps: training steps taken until then.
+        extra: further values; those that depend on a clock under `time/`.
     """
-    raise NotImplementedError
+    row: dict[str, Any] = {
+        "eval/return_mean": evaluation.mean,
+        "eval/return_std": evaluation.std,
+        "eval/episodes": evaluation.episodes,
+        "eval/length_mean": evaluation.length_mean,
+        **(extra or {}),
+    }
+    for output in logger.output_formats:
+        if isinstance(output, KVWriter):
+            output.write(dict(row), dict.fromkeys(row, ("",)), env_steps)
 
 
 class EvaluationCallback(BaseCallback):
@@ -117,33 +166,36 @@ class EvaluationCallback(BaseCallback):
     Each evaluation screens with `screen_episodes` episodes. When their mean reaches
     `stop_at_return`, `episodes` other episodes confirm it, and if they do, training ends. The
     screen decides only whether to look closer, so the figure reported is not picked from many.
+    Each is a row of its own in the metrics, with its number of episodes.
+
+    Evaluation number n is the one due at n * `eval_every` env steps; its environments are seeded
+    from the run's seed and n, so a resumed run evaluates as an undisturbed one does.
 
     Args:
         make_env: `make_env(n_envs, seed) -> VecEnv`.
         eval_every: env steps between evaluations, >= 1; when `n_envs` does not divide it, the
             first step at or after each multiple.
-        seed: the run's seed; the environments' seeds derive from it and the evaluation's number.
+        seed: the run's seed, >= 0.
         episodes: confirming episodes, >= 1.
         screen_episodes: screening episodes, >= 1.
         n_envs: evaluation environments stepped together, >= 1.
         stop_at_return: mean return at which training ends; None trains on.
         deterministic: evaluate the most likely action.
         save_best: `save_best(env_steps, evaluation)`, called when the mean return is the best of
-            this run so far.
+            this run so far, or confirmed. It is called between two env steps, not between a
+            gradient update and a rollout: for a model to use, not to resume from.
 
     Attributes:
         last: the last `Evaluation`, or None.
         last_env_steps: env steps at which it was made.
         best: the best `Evaluation` so far, or None.
+        best_env_steps: env steps at which that was made.
         reached: a `Reached`, or None.
         evaluation_seconds: wall time spent in evaluations.
-    """
 
-    last: Evaluation | None
-    last_env_steps: int
-    best: Evaluation | None
-    reached: Reached | None
-    evaluation_seconds: float
+    Raises:
+        ValueError: a count below 1, or a threshold that is not a number.
+    """
 
     def __init__(
         self,
@@ -156,18 +208,187 @@ class EvaluationCallback(BaseCallback):
         n_envs: int = 10,
         stop_at_return: float | None = None,
         deterministic: bool = True,
-        save_best: Callable[[int, Evaluation], None] | None = None,
+        save_best: Callable[[int, Evaluation], Any] | None = None,
     ) -> None:
         super().__init__()
-        raise NotImplementedError
+        _at_least_one(
+            eval_every=eval_every,
+            episodes=episodes,
+            screen_episodes=screen_episodes,
+            n_envs=n_envs,
+        )
+        if stop_at_return is not None and math.isnan(stop_at_return):
+            raise ValueError("stop_at_return must be a number or None, got NaN")
+        self.make_env = make_env
+        self.eval_every = eval_every
+        self.seed = seed
+        self.episodes = episodes
+        self.screen_episodes = screen_episodes
+        self.n_envs = n_envs
+        self.stop_at_return = stop_at_return
+        self.deterministic = deterministic
+        self.save_best = save_best
+
+        self.last: Evaluation | None = None
+        self.last_env_steps = 0
+        self.best: Evaluation | None = None
+        self.best_env_steps = 0
+        self.reached: Reached | None = None
+        self.evaluation_seconds = 0.0
+        self._number = 0
+        self._earlier_seconds = 0.0  # of the segments before a resume
+        self._started = time.perf_counter()
+
+    @property
+    def total_seconds(self) -> float:
+        """Wall time since training began, over all segments of a resumed run."""
+        return self._earlier_seconds + time.perf_counter() - self._started
+
+    @property
+    def train_seconds(self) -> float:
+        """Wall time of training, evaluations left out."""
+        return self.total_seconds - self.evaluation_seconds
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to go on, as JSON data."""
-        raise NotImplementedError
+        return {
+            "last": asdict(self.last) if self.last else None,
+            "last_env_steps": self.last_env_steps,
+            "best": asdict(self.best) if self.best else None,
+            "best_env_steps": self.best_env_steps,
+            "reached": asdict(self.reached) if self.reached else None,
+            "evaluation_seconds": self.evaluation_seconds,
+            "total_seconds": self.total_seconds,
+        }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`."""
-        raise NotImplementedError
+        self.last = _evaluation(state["last"])
+        self.last_env_steps = state["last_env_steps"]
+        self.best = _evaluation(state["best"])
+        self.best_env_steps = state["best_env_steps"]
+        self.reached = Reached(**state["reached"]) if state["reached"] else None
+        self.evaluation_seconds = state["evaluation_seconds"]
+        self._earlier_seconds = state["total_seconds"]
+        self._started = time.perf_counter()
+
+    def _on_training_start(self) -> None:
+        self._started = time.perf_counter()
+        self._number = self.num_timesteps // self.eval_every
 
     def _on_step(self) -> bool:
-        raise NotImplementedError
+        number = self.num_timesteps // self.eval_every
+        if number <= self._number:
+            return True
+        self._number = number
+        return self._evaluate(number)
+
+    def _evaluate(self, number: int) -> bool:
+        train_seconds = self.train_seconds
+        began = time.perf_counter()
+        rows = [self._play(self.screen_episodes, number, "screen")]
+        confirmed = False
+        if self.stop_at_return is not None and rows[0].mean >= self.stop_at_return:
+            rows.append(self._play(self.episodes, number, "confirm"))
+            confirmed = rows[1].mean >= self.stop_at_return
+        self.last, self.last_env_steps = rows[-1], self.num_timesteps
+        self.evaluation_seconds += time.perf_counter() - began
+
+        clocks = {
+            "time/train_seconds": train_seconds,
+            "time/evaluation_seconds": self.evaluation_seconds,
+        }
+        for row in rows:
+            log_evaluation(self.logger, row, self.num_timesteps, clocks)
+        if confirmed and self.reached is None:
+            self.reached = Reached(
+                env_steps=self.num_timesteps,
+                train_seconds=train_seconds,
+                total_seconds=self.total_seconds,
+                return_mean=self.last.mean,
+                episodes=self.last.episodes,
+            )
+        # The agent that holds the threshold is the best, whatever a lucky screen said before.
+        if confirmed or self.last.mean > (self.best.mean if self.best else -math.inf):
+            self.best, self.best_env_steps = self.last, self.num_timesteps
+            if self.save_best is not None:
+                self.save_best(self.num_timesteps, self.last)
+        return not confirmed
+
+    def _play(self, episodes: int, number: int, purpose: str) -> Evaluation:
+        return evaluate(
+            self.model,
+            self.make_env,
+            episodes,
+            derive_seed(self.seed, "evaluation", number, purpose),
+            self.n_envs,
+            self.deterministic,
+        )
+
+
+def _evaluation(state: Mapping[str, Any] | None) -> Evaluation | None:
+    return Evaluation(tuple(state["returns"]), tuple(state["lengths"])) if state else None
+
+
+def _at_least_one(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be >= 1, got {count}")
+
+
+@contextmanager
+def _undisturbed(agent: Any) -> Iterator[None]:
+    """Put back every random stream a prediction or an environment could draw from."""
+    python, cpu = random.getstate(), torch.get_rng_state()
+    numpy = np.random.get_state()  # noqa: NPY002 (Stable-Baselines3 draws from it)
+    # Asking CUDA for its state would start it where it is not in use.
+    cuda_runs = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cuda = torch.cuda.get_rng_state_all() if cuda_runs else None
+    put_back = [_keep(stream) for stream in _streams(agent)]
+    policy: Any = getattr(agent, "policy", None)
+    training = getattr(policy, "training", None)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        for restore in put_back:
+            restore()
+        if training is not None and hasattr(policy, "set_training_mode"):
+            policy.set_training_mode(training)
+
+
+def _streams(agent: Any) -> Iterator[Any]:
+    """Generators that the agent, its networks or its action space hold."""
+    for value in list(vars(agent).values()) if hasattr(agent, "__dict__") else []:
+        holders = list(value.modules()) if isinstance(value, torch.nn.Module) else [value]
+        for holder in holders:
+            held = vars(holder).values() if isinstance(holder, torch.nn.Module) else [holder]
+            for item in (*held, getattr(holder, "_np_random", None)):
+                if isinstance(item, torch.Generator | np.random.Generator):
+                    yield item
+
+
+def _keep(stream: Any) -> Callable[[], Any]:
+    if isinstance(stream, torch.Generator):
+        return partial(stream.set_state, stream.get_state())
+    return partial(setattr, stream.bit_generator, "state", stream.bit_generator.state)
+
+
+def _t_975(nu: int) -> float:
+    """97.5 % quantile of Student's t with `nu` >= 1 degrees of freedom.
+
+    Cornish-Fisher expansion around the normal quantile z (Abramowitz & Stegun, 26.7.5); SciPy
+    would be a dependency for this one number. The first two have no use for an expansion.
+    """
+    if nu <= 2:
+        return (12.706205, 4.302653)[nu - 1]
+    z = 1.959964
+    g1 = (z**3 + z) / 4
+    g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    g4 = (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160
+    return z + g1 / nu + g2 / nu**2 + g3 / nu**3 + g4 / nu**4

@@ -1,9 +1,15 @@
 """`metrics.jsonl`: one JSON object per row, first of all records and complete without the rest."""
 
+import json
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
-from stable_baselines3.common.logger import KVWriter
+from gumbelrl.tracking.json_values import as_json, from_json
+from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
+
+_log = logging.getLogger(__name__)
 
 
 class JsonlWriter(KVWriter):
@@ -12,7 +18,7 @@ class JsonlWriter(KVWriter):
     Every value that depends on a clock stands under `time/`; the rest of a row is the same when
     the same command runs again. NaN and infinities are written as the strings "NaN", "Infinity"
     and "-Infinity", so every line is valid JSON; `read_metrics` turns them back. Keys excluded
-    for "json" or "jsonl" are left out, and so are values that JSON cannot hold (figures, videos).
+    for "json" are left out, and so are values that JSON cannot hold (figures, videos).
 
     Each row is one write: a row stands whole or not at all. If a write fails (a full disk), one
     warning says so, training goes on, and rows are written again when there is room.
@@ -21,10 +27,23 @@ class JsonlWriter(KVWriter):
         path: the file; its folder must exist.
         append: go on after the rows that stand there, instead of beginning anew; a last line cut
             off by a crash is removed first.
+
+    Attributes:
+        lost_rows: how many rows could not be written.
+
+    Raises:
+        OSError: the file cannot be opened.
     """
 
     def __init__(self, path: str | Path, *, append: bool = False) -> None:
-        raise NotImplementedError
+        self.path = Path(path)
+        self.lost_rows = 0
+        flags = os.O_RDWR | os.O_CREAT | (0 if append else os.O_TRUNC) | getattr(os, "O_BINARY", 0)
+        # No buffer of ours in between: a row that was written is in the file when we are killed.
+        self._file = os.fdopen(os.open(self.path, flags, 0o644), "r+b", buffering=0)
+        self._end = _end_of_last_row(self._file.read()) if append else 0
+        self._file.truncate(self._end)
+        self._file.seek(self._end)
 
     def write(
         self,
@@ -33,18 +52,62 @@ class JsonlWriter(KVWriter):
         step: int = 0,
     ) -> None:
         """Append one row at `step` env steps."""
-        raise NotImplementedError
+        row: dict[str, Any] = {"env_steps": int(step)}
+        for key, value in filter_excluded_keys(key_values, key_excluded, "json").items():
+            try:
+                row[key] = as_json(value)
+            except TypeError:
+                continue  # a figure or a video: the trackers that can show it have it
+        line = json.dumps(row, allow_nan=False).encode() + b"\n"
+        try:
+            written = self._file.write(line)
+            if written != len(line):
+                raise OSError("only a part of the row was written")
+        except (OSError, ValueError) as error:
+            self._take_back(error)
+        else:
+            self._end += len(line)
+
+    def _take_back(self, error: Exception) -> None:
+        if not self._file.closed:
+            try:
+                self._file.truncate(self._end)
+                self._file.seek(self._end)
+            except OSError:
+                pass  # the next row meets the same trouble and comes here again
+        self.lost_rows += 1
+        if self.lost_rows == 1:
+            _log.warning(
+                "cannot write to %s: %s. Training goes on; rows are lost until it can be written.",
+                self.path,
+                error,
+            )
 
     def close(self) -> None:
         """Close the file; a second call does nothing."""
-        raise NotImplementedError
+        self._file.close()
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Read the rows of `metrics.jsonl`; a last line cut off by a crash is left out.
 
     Raises:
-        ValueError: a line before the last is damaged; the message names it.
+        ValueError: a line before that is damaged; the message names it.
         FileNotFoundError: there is no such file.
     """
-    raise NotImplementedError
+    content = Path(path).read_bytes()
+    rows = []
+    for number, line in enumerate(content[: _end_of_last_row(content)].splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"line {number} of {path} is damaged: {error}") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} of {path} is damaged: it is not an object")
+        rows.append(from_json(row))
+    return rows
+
+
+def _end_of_last_row(content: bytes) -> int:
+    # A row counts once its newline is there: the newline is the last byte of its one write.
+    return content.rfind(b"\n") + 1

@@ -1,10 +1,17 @@
 """What stands at the end of a run."""
 
+import platform
+import subprocess
 from collections.abc import Mapping
+from datetime import timedelta
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
+
+_PACKAGES = ("gumbelrl", "torch", "numpy", "gymnasium", "stable-baselines3", "wandb")
 
 
 def end_table(
@@ -31,12 +38,72 @@ def end_table(
         url: where the run stands online.
         sync_command: how to upload an offline run.
     """
-    raise NotImplementedError
+    title = " · ".join(
+        str(part)
+        for part in (
+            summary.get("agent"),
+            summary.get("env"),
+            f"seed {summary['seed']}" if "seed" in summary else None,
+            "interrupted" if interrupted else None,
+        )
+        if part is not None
+    )
+    table = Table(title=Text(title), show_header=False, title_justify="left")
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")  # a path or a command is never cut short
+
+    def row(name: str, value: object) -> None:
+        table.add_row(name, Text(str(value)))  # Text: brackets in a path are not markup
+
+    result = summary.get("eval") or {}
+    if "return_mean" in result:
+        row(
+            "return",
+            f"{_number(result['return_mean'])} ± {_number(result.get('return_std'))} "
+            f"(mean ± std of {result.get('episodes', '?')} episodes)",
+        )
+    threshold = summary.get("stop_at_return")
+    if threshold is not None:
+        reached = summary.get("reached")
+        row(
+            f"reached {threshold:g}",
+            f"at {reached['env_steps']:,} steps, after {reached['train_seconds']:.1f} s of training"
+            if reached
+            else "no",
+        )
+    if "env_steps" in summary:
+        row("steps", f"{summary['env_steps']:,}")
+    if "wall_seconds" in summary:
+        seconds = summary["wall_seconds"]
+        row("wall time", f"{seconds:.1f} s" if seconds < 60 else timedelta(seconds=round(seconds)))
+        if "env_steps" in summary and seconds > 0:
+            speed = summary.get("steps_per_second", summary["env_steps"] / seconds)
+            row("steps/s", f"{speed:,.0f}")
+    row("run folder", run_dir)
+    if last_checkpoint is not None or interrupted:
+        row("last checkpoint", last_checkpoint or "none was written yet")
+    if best_checkpoint is not None:
+        row("best checkpoint", best_checkpoint)
+    if last_checkpoint is not None or best_checkpoint is not None:
+        row("evaluate", f"python evaluate.py run={run_dir}")
+    if interrupted and last_checkpoint is not None:
+        row("resume", f"python train.py resume={run_dir}")
+    if url is not None:
+        row("online", url)
+    if sync_command is not None:
+        row("upload to W&B", sync_command)
+    return table
 
 
 def environment_versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide results, read without importing them."""
-    raise NotImplementedError
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
 
 
 def git_commit(folder: str | Path | None = None) -> str | None:
@@ -45,6 +112,34 @@ def git_commit(folder: str | Path | None = None) -> str | None:
     None outside a repository, or without git.
 
     Args:
-        folder: None takes the folder of this package.
+        folder: None takes the folder of this package, if its files belong to the repository.
     """
-    raise NotImplementedError
+    if folder is None:
+        # An installed copy may lie in a `.venv` inside somebody else's repository.
+        here = Path(__file__).resolve()
+        if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
+            return None
+        folder = here.parent
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}-dirty" if changes else commit
+
+
+def _git(folder: str | Path, *arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def _number(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, int | float) else str(value)

@@ -1,13 +1,36 @@
 """The folder of one run, and the one way files in it are written."""
 
+import contextlib
+import json
+import os
+import re
+import secrets
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+from gumbelrl.tracking.json_values import as_json
+
 
 class RunFolderError(ValueError):
     """A run folder that cannot be made, read or written; the message says what to do."""
+
+
+def sync_folder(path: str | Path) -> None:
+    """Make the names in a folder survive a power cut (a rename alone need not).
+
+    Raises:
+        OSError: the file system refused.
+    """
+    if os.name == "nt":  # Windows cannot open a folder, and needs no such sync
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
@@ -20,7 +43,19 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     Raises:
         OSError: the write failed; what stood at `path` still stands there.
     """
-    raise NotImplementedError
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # Ctrl-C too must leave no litter
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
 
 
 class RunFolder:
@@ -40,7 +75,32 @@ class RunFolder:
         Raises:
             RunFolderError: the location cannot be written, or the folder holds something.
         """
-        raise NotImplementedError
+        path = Path(path).expanduser()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            taken = any(path.iterdir())
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot make the run folder {path}: {_why(error)}; "
+                "give run_dir=FOLDER somewhere you can write"
+            ) from error
+        if taken and not resume:
+            raise RunFolderError(
+                f"the run folder {path} is not empty; give another run_dir, "
+                f"or resume={path} to go on with the run in it"
+            )
+        probe = path / f".probe-{secrets.token_hex(4)}"
+        try:  # a full disk or a read-only mount shows itself only when something is written
+            probe.write_bytes(b"probe")
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write in the run folder {path}: {_why(error)}; "
+                "free space there, or give run_dir=FOLDER somewhere you can write"
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+        return cls(path)
 
     @classmethod
     def open(cls, path: str | Path) -> "RunFolder":
@@ -49,7 +109,15 @@ class RunFolder:
         Raises:
             RunFolderError: there is no folder, or no `config.yaml` in it.
         """
-        raise NotImplementedError
+        folder = cls(Path(path).expanduser())
+        if not folder.path.is_dir():
+            raise RunFolderError(f"there is no run folder {path}; look for one under runs/")
+        if not folder.config_path.is_file():
+            raise RunFolderError(
+                f"{path} is not a run folder: it holds no config.yaml; "
+                "give the folder of one run, such as runs/CartPole-v1-..."
+            )
+        return folder
 
     @property
     def config_path(self) -> Path:
@@ -80,9 +148,23 @@ class RunFolder:
         """Write the resolved configuration (plain data, or an OmegaConf node) to `config.yaml`.
 
         Raises:
-            RunFolderError: the file cannot be written.
+            RunFolderError: the file cannot be written, or a value is not plain data.
         """
-        raise NotImplementedError
+        from omegaconf import OmegaConf
+
+        plain = (
+            OmegaConf.to_container(config, resolve=True)
+            if OmegaConf.is_config(config)
+            else {**config}
+        )
+        try:
+            text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+        except yaml.YAMLError as error:
+            raise RunFolderError(
+                "the configuration holds something other than numbers, text, lists and mappings: "
+                f"{error}"
+            ) from error
+        self._write(self.config_path, text)
 
     def read_config(self) -> dict[str, Any]:
         """Read `config.yaml` as plain data.
@@ -90,7 +172,13 @@ class RunFolder:
         Raises:
             RunFolderError: it is missing, unreadable, or not a mapping.
         """
-        raise NotImplementedError
+        try:
+            config = yaml.safe_load(self._read(self.config_path))
+        except yaml.YAMLError as error:
+            raise RunFolderError(f"{self.config_path} is damaged: {error}") from error
+        if not isinstance(config, dict):
+            raise RunFolderError(f"{self.config_path} is damaged: it holds no mapping")
+        return config
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`; NaN and infinities become strings.
@@ -98,7 +186,7 @@ class RunFolder:
         Raises:
             RunFolderError: the file cannot be written.
         """
-        raise NotImplementedError
+        self._write(self.summary_path, json.dumps(as_json(dict(summary)), indent=2) + "\n")
 
     def read_summary(self) -> dict[str, Any]:
         """Read `summary.json`.
@@ -106,7 +194,31 @@ class RunFolder:
         Raises:
             RunFolderError: it is missing (the run has not ended) or damaged.
         """
-        raise NotImplementedError
+        try:
+            summary = json.loads(self._read(self.summary_path))
+        except json.JSONDecodeError as error:
+            raise RunFolderError(f"{self.summary_path} is damaged: {error}") from error
+        if not isinstance(summary, dict):
+            raise RunFolderError(f"{self.summary_path} is damaged: it holds no mapping")
+        return summary
+
+    def _write(self, path: Path, text: str) -> None:
+        try:
+            write_atomically(path, text)
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write {path}: {_why(error)}; what stood there before is untouched. "
+                "Free space, or give another run_dir"
+            ) from error
+
+    def _read(self, path: Path) -> str:
+        try:
+            return path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            hint = " (the run has not ended)" if path == self.summary_path else ""
+            raise RunFolderError(f"there is no {path.name} in {self.path}{hint}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunFolderError(f"cannot read {path}: {_why(error)}") from error
 
 
 def default_run_dir(
@@ -116,4 +228,20 @@ def default_run_dir(
 
     Characters that do not belong in a file name (`ALE/Pong-v5`, `module:Env-v0`) become `_`.
     """
-    raise NotImplementedError
+    moment = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
+    stem = f"{_file_name(env)}-{_file_name(agent)}-seed{seed}-{moment}"
+    path = Path(root) / stem
+    count = 2
+    while path.exists():
+        path = Path(root) / f"{stem}-{count}"
+        count += 1
+    return path
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", name).strip("._") or "run"
+
+
+def _why(error: Exception) -> str:
+    # str(OSError) repeats the path; the system's own sentence is enough.
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
