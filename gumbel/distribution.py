@@ -80,21 +80,22 @@ class FactoredCategorical:
         estimator works on these, and autograd carries the gradient on to `logits`."""
 
     @classmethod
-    def from_theta(cls, theta: Tensor, nvec: Sequence[int]) -> "FactoredCategorical":
-        """Wrap effective logits [..., M, Kmax] that were checked before (a leaf, an expansion)."""
+    def from_theta(
+        cls, theta: Tensor, nvec: Sequence[int], dtype: torch.dtype | None = None
+    ) -> "FactoredCategorical":
+        """Wrap effective logits [..., M, Kmax] that were checked before (a leaf, an expansion);
+        `dtype` is that of the one-hots, θ's own when None."""
         dist = cls.__new__(cls)
         dist.nvec = tuple(nvec)
         dist.layout = FactorLayout(dist.nvec)
         dist.theta = theta
-        dist.logits = dist.layout.flatten(theta)
+        dist.logits = dist.layout.flatten(theta).to(theta.dtype if dtype is None else dtype)
         dist.mask = None
         return dist
 
     def detach(self) -> "FactoredCategorical":
         """The same distribution without a graph."""
-        dist = self.from_theta(self.theta.detach(), self.nvec)
-        dist.logits = self.logits.detach()
-        return dist
+        return self.from_theta(self.theta.detach(), self.nvec, self.logits.dtype)
 
     @property
     def batch_shape(self) -> torch.Size:

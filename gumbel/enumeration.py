@@ -6,12 +6,14 @@ from math import prod
 import torch
 from gumbelrl.gumbel.distribution import FactoredCategorical
 from gumbelrl.gumbel.estimator import Estimator, Objective, check_value
+from gumbelrl.gumbel.gradient import attach_gradient
+from gumbelrl.gumbel.reinmax import jacobian_product
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class ExactSettings:
-    """Largest ∏K that is enumerated."""
+    """Largest number of actions (∏K for exact, ΣK for local_expectation) that is enumerated."""
 
     limit: int = 4096
 
@@ -71,3 +73,64 @@ def all_actions(dist: FactoredCategorical, limit: int) -> Tensor:
         )
     ranges = [torch.arange(k, device=dist.theta.device) for k in dist.nvec]
     return torch.cartesian_prod(*ranges).view(n, dist.layout.m)
+
+
+class LocalExpectation(Estimator):
+    """Local expectation gradient (Titsias 2015; COMA's counterfactual, Foerster 2018): for factor m
+    ĝ_m = J(π_m)(f(D₋ₘ, e_k))_k, the other factors sampled.
+
+    ΣK evaluations in one batch; one forward where f offers `per_factor(one_hot) -> [B, ΣK]`. With
+    M = 1 it is `exact`. Nothing is differentiated, so f may be anything.
+    """
+
+    name = "local_expectation"
+    evaluations = "ΣK"
+    Settings = ExactSettings
+
+    def __init__(self, settings: ExactSettings | None = None) -> None:
+        super().__init__()
+        self.settings = ExactSettings() if settings is None else settings
+
+    def forward(
+        self,
+        dist: FactoredCategorical,
+        f: Objective,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """f(D) [B]. Raises ValueError where ΣK is beyond the limit."""
+        d = dist.one_hot(dist.sample(generator))  # [B, ΣK]
+        per_factor = getattr(f, "per_factor", None)
+        if callable(per_factor):
+            flat: Tensor = per_factor(d)  # [B, ΣK]
+            if flat.shape != d.shape:
+                raise ValueError(
+                    f"f.per_factor(one_hot) must give {list(d.shape)}, got {list(flat.shape)}: "
+                    "one value per category of every factor"
+                )
+        else:
+            rows = self._neighbours(dist, d)  # [ΣK, B, ΣK]
+            flat = check_value(f(rows), dist, (dist.layout.total,)).movedim(0, -1)
+        values = dist.layout.pad(flat, 0.0)  # [B, M, K], entry (m, k) = f(D₋ₘ, e_k)
+        pi = dist.pi.detach()
+        values = values.where(pi > 0, 0.0)  # f may be anything at a forbidden action
+        # f(D) stands in every factor's row at k = D_m.
+        value = (values * dist.layout.pad(d, 0.0))[..., 0, :].sum(-1)
+        return attach_gradient(
+            value, dist.theta, jacobian_product(pi, values.detach().to(pi.dtype))
+        )
+
+    def _neighbours(self, dist: FactoredCategorical, d: Tensor) -> Tensor:
+        """[ΣK, B, ΣK]: row j is D with the factor that j belongs to set to j's category."""
+        total = dist.layout.total
+        if total > self.settings.limit:
+            raise ValueError(
+                f"local_expectation over nvec={list(dist.nvec)} takes {total} evaluations, the "
+                f"limit is {self.settings.limit}; take rloo, give f a per_factor(), or raise limit="
+            )
+        factor = torch.arange(dist.layout.m, device=d.device)
+        sizes = torch.tensor(dist.nvec, device=d.device)
+        factor = factor.repeat_interleave(sizes, output_size=total)  # [ΣK]
+        same = factor[:, None] == factor  # [ΣK, ΣK]
+        shape = (total, *[1] * len(dist.batch_shape), total)
+        eye = torch.eye(total, dtype=d.dtype, device=d.device)
+        return torch.where(same.view(shape), eye.view(shape), d)

@@ -133,12 +133,7 @@ class Pathwise(Estimator):
         if connected and not self._graph_seen and not torch.compiler.is_compiling():
             connected = self._graph_seen = _reaches(value, one_hot)
         if not connected:
-            raise ValueError(
-                f"{self.name} needs ∂f/∂D, but the value of f has no graph to the one-hot it was "
-                "given (an argmax, a detach, no_grad, or an environment outside torch); make f "
-                "differentiable in the one-hot, or take an estimator that needs values only: "
-                "reinforce, rloo, local_expectation, exact"
-            )
+            raise _no_graph(self.name)
 
 
 def check_value(value: Tensor, dist: FactoredCategorical, lead: tuple[int, ...] = ()) -> Tensor:
@@ -150,6 +145,30 @@ def check_value(value: Tensor, dist: FactoredCategorical, lead: tuple[int, ...] 
             f"{list(value.shape)}; one value per row, without a trailing axis"
         )
     return value
+
+
+def needs_graph(name: str, value: Tensor, point: Tensor, *, create_graph: bool = False) -> Tensor:
+    """∂f/∂point of the rows' values, or the error that names the estimator.
+
+    Taken apart from the caller's graph, so f's parameters receive nothing from it.
+    """
+    slope = None
+    if value.requires_grad:
+        (slope,) = torch.autograd.grad(
+            value.sum(), point, create_graph=create_graph, allow_unused=True
+        )
+    if slope is None:
+        raise _no_graph(name)
+    return slope
+
+
+def _no_graph(name: str) -> ValueError:
+    return ValueError(
+        f"{name} needs ∂f/∂D, but the value of f has no graph to the one-hot it was given (an "
+        "argmax, a detach, no_grad, or an environment outside torch); make f differentiable in the "
+        "one-hot, or take an estimator that needs values only: reinforce, rloo, "
+        "local_expectation, exact"
+    )
 
 
 def _reaches(value: Tensor, target: Tensor) -> bool:

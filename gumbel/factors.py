@@ -6,7 +6,6 @@ lets one softmax or argmax serve all factors. With equal sizes the padded form i
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -114,13 +113,18 @@ class FactorLayout:
         return _flatten(padded, to_padded, to_flat, self.m)
 
 
-@lru_cache(maxsize=256)
+_KNOWN: dict[tuple[tuple[int, ...], torch.device], tuple[Tensor, Tensor]] = {}
+
+
 def _indices(nvec: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """(for each padded place its flat index, ΣK where there is none; and the inverse)."""
-    sizes = torch.tensor(nvec)
-    column = torch.arange(max(nvec))
-    inside = column < sizes[:, None]  # [M, Kmax]
-    start = (sizes.cumsum(0) - sizes)[:, None]
-    to_padded = torch.where(inside, start + column, sum(nvec)).flatten()
-    to_flat = inside.flatten().nonzero().squeeze(-1)
-    return to_padded.to(device), to_flat.to(device)
+    if (nvec, device) not in _KNOWN:
+        with torch.inference_mode(False):  # kept for later calls, which may want a graph
+            sizes = torch.tensor(nvec)
+            column = torch.arange(max(nvec))
+            inside = column < sizes[:, None]  # [M, Kmax]
+            start = (sizes.cumsum(0) - sizes)[:, None]
+            to_padded = torch.where(inside, start + column, sum(nvec)).flatten()
+            to_flat = inside.flatten().nonzero().squeeze(-1)
+            _KNOWN[nvec, device] = to_padded.to(device), to_flat.to(device)
+    return _KNOWN[nvec, device]

@@ -14,7 +14,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(p: Tensor, index: Tensor) -> Tensor:
-        return torch.zeros_like(p).scatter_(-1, index.unsqueeze(-1), 1.0)
+        return torch.zeros_like(p).scatter(-1, index.unsqueeze(-1), 1.0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:

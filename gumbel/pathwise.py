@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from gumbelrl.gumbel.estimator import Pathwise
+from gumbelrl.gumbel.gradient import straight_through
 from gumbelrl.gumbel.temperature import Schedule, make_schedule
 from torch import Tensor
 
@@ -76,6 +77,72 @@ class StraightThrough(Tempered):
         return self.soft(theta)
 
 
+@dataclass(frozen=True)
+class DecoupledSettings:
+    """τ_f of the sample and τ_b of the gradient, each as `make_schedule` takes it."""
+
+    temperature_forward: Any = 1.0
+    temperature_backward: Any = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("temperature_forward", "temperature_backward"):
+            object.__setattr__(self, name, make_schedule(getattr(self, name), name))
+
+
+class DecoupledSTGumbel(Pathwise):
+    """Decoupled ST-GS (Shah 2024): z = θ + τ_f G, D = argmax z, ĝ = J(S_τb(z)) g/τ_b.
+
+    D ~ Cat(softmax(θ/τ_f)): with τ_f ≠ 1 the sample is not that of `dist`, whose log_prob and
+    entropy know nothing of it. The same gradient without that seam is `st_gumbel` at τ_b/τ_f on a
+    distribution with `forward_temperature=τ_f`. At τ_f = 1 it is ST-GS.
+    """
+
+    name = "decoupled_st_gumbel"
+    Settings = DecoupledSettings
+
+    def __init__(self, settings: DecoupledSettings | None = None) -> None:
+        super().__init__()
+        self.settings = DecoupledSettings() if settings is None else settings
+
+    def relax(self, theta: Tensor, noise: Tensor) -> Tensor:
+        tau_f = self.settings.temperature_forward(self.progress)
+        tau_b = self.settings.temperature_backward(self.progress)
+        z = theta + tau_f * noise
+        return straight_through((z / tau_b).softmax(-1), z.argmax(-1))
+
+
+@dataclass(frozen=True)
+class GappedSettings(TemperatureSettings):
+    """τ, and the gap >= 0 by which the sampled category must lead."""
+
+    gap: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.gap, bool) or not 0 <= self.gap < float("inf"):
+            raise ValueError(f"gap must be a finite number >= 0, got {self.gap!r}")
+
+
+class GappedST(Tempered):
+    """Gapped straight-through (Fan 2022): ĝ = J(S_τ(θ + sg(m₁ − m₂))) g/τ, D ~ Cat(π).
+
+    m₁ = (max θ − θ) ⊙ D lifts the sample to the top, m₂ = relu(θ − max θ + gap) ⊙ (1 − D) pushes
+    the others a gap below it. Deterministic given D.
+    """
+
+    name = "gapped_st"
+    Settings = GappedSettings
+    settings: GappedSettings
+
+    def surrogate(self, theta: Tensor, noise: Tensor, index: Tensor) -> Tensor:
+        fixed = theta.detach()
+        below_top = fixed - fixed.amax(-1, keepdim=True)  # θ − max θ, −inf where forbidden
+        sampled = one_hot_like(theta, index) > 0.5
+        # `where` and not ⊙: ∞ · 0 is NaN on masked logits.
+        shift = torch.where(sampled, -below_top, -(below_top + self.settings.gap).relu())
+        return self.soft(theta + shift)
+
+
 def one_hot_like(theta: Tensor, index: Tensor) -> Tensor:
     """[..., K] one-hot of index [...] in θ's shape and dtype, without a graph."""
-    return torch.zeros_like(theta.detach()).scatter_(-1, index.unsqueeze(-1), 1.0)
+    return torch.zeros_like(theta.detach()).scatter(-1, index.unsqueeze(-1), 1.0)

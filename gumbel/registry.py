@@ -4,13 +4,42 @@ from dataclasses import fields
 from typing import Any
 
 from gumbelrl.gumbel.choices import unknown_name
-from gumbelrl.gumbel.enumeration import Exact
+from gumbelrl.gumbel.control_variates import Rebar, Relax
+from gumbelrl.gumbel.enumeration import Exact, LocalExpectation
 from gumbelrl.gumbel.estimator import Estimator
-from gumbelrl.gumbel.pathwise import GumbelSoftmaxEstimator, STGumbel, StraightThrough
-from gumbelrl.gumbel.score import Reinforce
+from gumbelrl.gumbel.gumbel_rao import GumbelRao, ReinMaxRao
+from gumbelrl.gumbel.mixed import Mixed
+from gumbelrl.gumbel.muprop import MuProp
+from gumbelrl.gumbel.pathwise import (
+    DecoupledSTGumbel,
+    GappedST,
+    GumbelSoftmaxEstimator,
+    STGumbel,
+    StraightThrough,
+)
+from gumbelrl.gumbel.reinmax import ReinMax
+from gumbelrl.gumbel.score import Reinforce, Rloo
 
 ESTIMATORS: dict[str, Any] = {
-    cls.name: cls for cls in (GumbelSoftmaxEstimator, STGumbel, StraightThrough, Reinforce, Exact)
+    cls.name: cls
+    for cls in (
+        GumbelSoftmaxEstimator,
+        STGumbel,
+        StraightThrough,
+        DecoupledSTGumbel,
+        GappedST,
+        GumbelRao,
+        ReinMax,
+        ReinMaxRao,
+        Reinforce,
+        Rloo,
+        Rebar,
+        Relax,
+        MuProp,
+        LocalExpectation,
+        Exact,
+        Mixed,
+    )
 }
 """Name -> class; each class has its frozen `Settings` and takes one as its only argument."""
 
@@ -23,9 +52,12 @@ def make_estimator(name: str | Estimator, **settings: Any) -> Estimator:
     """
     if isinstance(name, Estimator):
         if settings:
-            raise ValueError(f"settings {sorted(settings)} given beside a ready estimator")
+            raise ValueError(
+                f"settings {sorted(settings)} were given beside a ready-made {type(name).__name__};"
+                " give them to its constructor, or pass the estimator's name"
+            )
         return name
-    if name not in ESTIMATORS:
+    if not isinstance(name, str) or name not in ESTIMATORS:
         raise unknown_name("estimator", name, ESTIMATORS)
     cls = ESTIMATORS[name]
     allowed = [field.name for field in fields(cls.Settings)]

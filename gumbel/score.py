@@ -8,6 +8,7 @@ from gumbelrl.gumbel.choices import unknown_name
 from gumbelrl.gumbel.distribution import FactoredCategorical
 from gumbelrl.gumbel.estimator import Estimator, Objective, check_value
 from gumbelrl.gumbel.gradient import attach_gradient
+from gumbelrl.gumbel.noise import gumbel_noise
 from torch import Tensor
 
 BASELINES = ("none", "running_mean", "given")
@@ -86,3 +87,48 @@ class Reinforce(Estimator):
         self.n_calls += 1
         rate = (1.0 / self.n_calls).clamp(min=1.0 - self.settings.decay)
         self.running_mean += rate * (value.mean() - self.running_mean)
+
+
+@dataclass(frozen=True)
+class RlooSettings:
+    """k >= 2 samples (and evaluations) per row."""
+
+    k: int = 4
+
+    def __post_init__(self) -> None:
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 2:
+            raise ValueError(
+                f"rloo needs k >= 2 samples, got k={self.k!r}; for one sample take reinforce"
+            )
+
+
+class Rloo(Estimator):
+    """Leave-one-out REINFORCE (Kool 2019): ĝ = 1/(k−1) Σᵢ (fᵢ − f̄)(Dᵢ − π).
+
+    The baseline of each sample is the mean of the others, so there is nothing to learn and no bias.
+    """
+
+    name = "rloo"
+    evaluations = "k"
+    Settings = RlooSettings
+
+    def __init__(self, settings: RlooSettings | None = None) -> None:
+        super().__init__()
+        self.settings = RlooSettings() if settings is None else settings
+
+    def forward(
+        self,
+        dist: FactoredCategorical,
+        f: Objective,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Mean of f over the k samples [B]."""
+        k, theta = self.settings.k, dist.theta.detach()
+        noise = gumbel_noise((k, *theta.shape), generator, theta.dtype, theta.device)
+        actions = (theta + noise).argmax(-1)  # [k, B, M]
+        values = check_value(f(dist.one_hot(actions)), dist, (k,))  # [k, B]
+        mean = values.mean(0)
+        advantage = (values - mean).detach() / (k - 1)
+        # Σᵢ (fᵢ − f̄) π = 0, so D alone would do; with π the rounding stays small for large f.
+        g_hat = (advantage[..., None, None] * score(dist, actions)).sum(0)  # [B, M, K]
+        return attach_gradient(mean, dist.theta, g_hat)

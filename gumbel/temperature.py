@@ -1,4 +1,4 @@
-"""Temperature (or any positive setting) as a function of training progress p in [0, 1].
+"""Temperature (or a mixing weight) as a function of training progress p in [0, 1].
 
 Progress is the only state, so a resumed run continues exactly where it stopped.
 
@@ -29,9 +29,6 @@ class Constant(Schedule):
 
     value: float
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "value", positive("temperature", self.value))
-
     def __call__(self, p: float) -> float:
         return self.value
 
@@ -45,8 +42,6 @@ class _Ramp(Schedule):
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("start", "end"):
-            object.__setattr__(self, name, positive(f"{name} of the schedule", getattr(self, name)))
         check_fraction("fraction of the schedule", self.fraction, zero=False)
 
     def done(self, p: float) -> float:
@@ -66,6 +61,11 @@ class Linear(_Ramp):
 @dataclass(frozen=True)
 class Exponential(_Ramp):
     """τ(s) = start (end / start)^s: a constant rate of decay down to the floor `end`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive("start of an exponential schedule", self.start)
+        positive("end of an exponential schedule", self.end)
 
     def __call__(self, p: float) -> float:
         s = self.done(p)
@@ -89,32 +89,48 @@ SCHEDULES: dict[str, type[Schedule]] = {
 }
 
 
-def make_schedule(spec: Any) -> Schedule:
+def make_schedule(spec: Any, name: str = "temperature", *, unit: bool = False) -> Schedule:
     """Turn a number, a Schedule or a mapping such as
     `{schedule: linear, start: 2, end: 0.5, fraction: 0.8}` into a Schedule.
 
+    Args:
+        spec: what the user wrote.
+        name: of the setting, for the error.
+        unit: values must lie in [0, 1] (a mixing weight); otherwise they must be > 0.
+
     Raises:
-        ValueError: anything else, a value <= 0, NaN or inf, an unknown schedule or key.
+        ValueError: anything else, a value out of range, NaN or inf, an unknown schedule or key.
     """
     if isinstance(spec, Schedule):
-        return spec
-    if isinstance(spec, (int, float)) and not isinstance(spec, bool):
-        return Constant(spec)
-    if isinstance(spec, Mapping):
-        given = {str(key): value for key, value in spec.items()}
-        name = given.pop("schedule", "constant" if "value" in given else None)
-        if name not in SCHEDULES:
-            raise unknown_name("schedule", name, SCHEDULES)
-        cls = SCHEDULES[name]
-        keys = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-        for key in given:
-            if key not in keys:
-                raise unknown_name(f"key of schedule {name!r}:", key, keys)
-        missing = [key for key in keys if key != "fraction" and key not in given]
-        if missing:
-            raise ValueError(f"schedule {name!r} needs {', '.join(missing)}; got {dict(spec)!r}")
-        return cls(**given)
-    raise ValueError(
-        "temperature must be a number > 0, a Schedule, or a mapping such as "
-        f"{{'schedule': 'linear', 'start': 2, 'end': 0.5, 'fraction': 0.8}}; got {spec!r}"
-    )
+        schedule = spec
+    elif isinstance(spec, (int, float)) and not isinstance(spec, bool):
+        schedule = Constant(spec)
+    elif isinstance(spec, Mapping):
+        schedule = _from_mapping(spec)
+    else:
+        raise ValueError(
+            f"{name} must be a number {'in [0, 1]' if unit else '> 0'}, a Schedule, or a mapping "
+            "such as {'schedule': 'linear', 'start': 1, 'end': 0.5, 'fraction': 0.8}; "
+            f"got {spec!r}"
+        )
+    check = check_fraction if unit else positive
+    for part in ("value", "start", "end"):
+        if hasattr(schedule, part):
+            check(name if part == "value" else f"{part} of {name}", getattr(schedule, part))
+    return schedule
+
+
+def _from_mapping(spec: Mapping[Any, Any]) -> Schedule:
+    given = {str(key): value for key, value in spec.items()}
+    name = given.pop("schedule", "constant" if "value" in given else None)
+    if name not in SCHEDULES:
+        raise unknown_name("schedule", name, SCHEDULES)
+    cls = SCHEDULES[name]
+    keys = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    for key in given:
+        if key not in keys:
+            raise unknown_name(f"key of schedule {name!r}:", key, keys)
+    missing = [key for key in keys if key != "fraction" and key not in given]
+    if missing:
+        raise ValueError(f"schedule {name!r} needs {', '.join(missing)}; got {dict(spec)!r}")
+    return cls(**given)

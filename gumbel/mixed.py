@@ -1,0 +1,135 @@
+"""A convex mixture of a pathwise gradient and one from values alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gumbelrl.gumbel.distribution import FactoredCategorical
+from gumbelrl.gumbel.estimator import Estimator, Objective
+from gumbelrl.gumbel.gradient import attach_gradient
+from gumbelrl.gumbel.temperature import Schedule, make_schedule
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MixedSettings:
+    """The two gradients and the weight ρ of the score.
+
+    Attributes:
+        pathwise: name, mapping `{name: reinmax, temperature: 1.1}`, or an estimator.
+        score: likewise; best an unbiased one.
+        rho: number in [0, 1], a schedule in [0, 1], or "measured".
+        decay: of the running alignment, in [0, 1).
+    """
+
+    pathwise: Any = "st_gumbel"
+    score: Any = "rloo"
+    rho: Any = 0.5
+    decay: float = 0.95
+
+    def __post_init__(self) -> None:
+        if self.rho != "measured":
+            try:
+                object.__setattr__(self, "rho", make_schedule(self.rho, "rho", unit=True))
+            except ValueError as error:
+                raise ValueError(f'{error} (or rho="measured")') from None
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"decay of the alignment must be in [0, 1), got {self.decay!r}")
+
+
+class Mixed(Estimator):
+    """ĝ = ρ · score + (1 − ρ) · pathwise.
+
+    With `rho="measured"`, ρ = 1 − max(0, cos) with cos the alignment of the pathwise gradient with
+    the unbiased one, measured on the batches seen so far: full trust at cos = 1, none at cos <= 0
+    and none before the first measurement. Each gradient is then drawn twice, since
+    ⟨s₁, s₂⟩ of two independent estimates is an unbiased ‖∇‖² where ⟨s, s⟩ would count the noise;
+    both draws enter ĝ. ρ is that of earlier batches, so it does not correlate with this one.
+    """
+
+    name = "mixed"
+    evaluations = "score + pathwise, twice if measured"
+    Settings = MixedSettings
+    products: Tensor
+
+    def __init__(self, settings: MixedSettings | None = None) -> None:
+        super().__init__()
+        self.settings = MixedSettings() if settings is None else settings
+        self.pathwise = _build(self.settings.pathwise)
+        self.score = _build(self.settings.score)
+        self.register_buffer("products", torch.zeros(3))  # running ⟨p, s⟩, ⟨p₁, p₂⟩, ⟨s₁, s₂⟩
+
+    def set_progress(self, p: float) -> None:
+        super().set_progress(p)
+        self.pathwise.set_progress(p)
+        self.score.set_progress(p)
+
+    @property
+    def alignment(self) -> Tensor:
+        """Running cosine in [−1, 1]; 0 while there is no signal above the noise."""
+        ps, pp, ss = self.products
+        usable = (pp > 0) & (ss > 0)
+        return torch.where(usable, ps / (pp * ss).clamp(min=1e-30).sqrt(), 0.0).clamp(-1.0, 1.0)
+
+    @property
+    def rho(self) -> Tensor | float:
+        """ρ now."""
+        if isinstance(self.settings.rho, Schedule):
+            return self.settings.rho(self.progress)
+        return 1.0 - self.alignment.clamp(min=0.0)
+
+    def forward(
+        self,
+        dist: FactoredCategorical,
+        f: Objective,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """ρ times the score estimator's value plus (1 − ρ) times the pathwise one's, [B]."""
+        rho = self.rho
+        if isinstance(self.settings.rho, Schedule):
+            if rho == 0.0:
+                return self.pathwise(dist, f, generator)  # type: ignore[no-any-return]
+            if rho == 1.0:
+                return self.score(dist, f, generator)  # type: ignore[no-any-return]
+            score = self.score(dist, f, generator)
+            return rho * score + (1.0 - rho) * self.pathwise(dist, f, generator)  # type: ignore
+        return self._measured(dist, f, generator, rho)
+
+    def _measured(
+        self,
+        dist: FactoredCategorical,
+        f: Objective,
+        generator: torch.Generator | None,
+        rho: Tensor | float,
+    ) -> Tensor:
+        theta = dist.theta.detach().requires_grad_()
+        leaf = FactoredCategorical.from_theta(theta, dist.nvec, dist.logits.dtype)
+        pairs = []
+        for estimator in (self.pathwise, self.score):
+            for _ in range(2):
+                value = estimator(leaf, f, generator)  # [B]
+                if not (torch.is_grad_enabled() and dist.theta.requires_grad):
+                    return value  # type: ignore[no-any-return]
+                g_hat = torch.autograd.grad(value.sum(), theta, retain_graph=True)[0]
+                pairs.append((value, g_hat))
+        (v1, p1), (v2, p2), (w1, s1), (w2, s2) = pairs
+        value = 0.5 * (rho * (w1 + w2) + (1.0 - rho) * (v1 + v2))
+        g_hat = 0.5 * (rho * (s1 + s2) + (1.0 - rho) * (p1 + p2))
+        if self.training:
+            now = torch.stack(
+                [0.25 * ((p1 + p2) * (s1 + s2)).sum(), (p1 * p2).sum(), (s1 * s2).sum()]
+            ).to(self.products.dtype)
+            first = (self.products == 0).all()
+            keep = torch.where(first, 0.0, self.settings.decay)
+            self.products = keep * self.products + (1.0 - keep) * now
+        return attach_gradient(value, dist.theta, g_hat)
+
+
+def _build(spec: Any) -> Estimator:
+    from gumbelrl.gumbel.registry import make_estimator  # the registry names this file's class
+
+    if isinstance(spec, Mapping):
+        settings = {str(key): value for key, value in spec.items()}
+        return make_estimator(settings.pop("name", None), **settings)
+    return make_estimator(spec)
