@@ -1,6 +1,7 @@
 """What stands at the end of a run."""
 
 import platform
+import shlex
 import subprocess
 from collections.abc import Mapping
 from datetime import timedelta
@@ -85,9 +86,9 @@ def end_table(
     if best_checkpoint is not None:
         row("best checkpoint", best_checkpoint)
     if last_checkpoint is not None or best_checkpoint is not None:
-        row("evaluate", f"python evaluate.py run={run_dir}")
+        row("evaluate", f"python evaluate.py run={shlex.quote(str(run_dir))}")
     if interrupted and last_checkpoint is not None:
-        row("resume", f"python train.py resume={run_dir}")
+        row("resume", f"python train.py resume={shlex.quote(str(run_dir))}")
     if url is not None:
         row("online", url)
     if sync_command is not None:

@@ -22,10 +22,10 @@ def derive_seed(*parts: int | str) -> int:
     words: list[int] = []
     for part in parts:
         if isinstance(part, str):
-            # Two words with a tag between kinds: "3" and 3 give different seeds.
+            # A tag tells "3" from 3; no tag is 0, because SeedSequence pads with zeros.
             words += [1, zlib.crc32(part.encode())]
         elif part < 0:
             raise ValueError(f"the parts of a seed must be >= 0, got {part}")
         else:
-            words += [0, int(part)]
+            words += [2, int(part)]
     return int(np.random.SeedSequence(words).generate_state(1)[0] >> 1)

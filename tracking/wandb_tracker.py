@@ -1,10 +1,12 @@
 """Weights & Biases behind `metrics.jsonl`: it may fail, training does not notice."""
 
+import contextlib
 import logging
 import netrc
 import os
 import queue
 import secrets
+import shlex
 import shutil
 import threading
 from collections.abc import Callable, Mapping
@@ -253,7 +255,7 @@ class WandbWriter(KVWriter):
         self.mode: Mode = choice.mode
         self.reason = choice.reason
         self.failed = False
-        self._unfinished = False
+        self._exit_code = 0
         self._finish_timeout = finish_timeout
         self._warned = threading.Lock()  # held by the one who warns, and for good
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUE_ROWS)
@@ -301,19 +303,12 @@ class WandbWriter(KVWriter):
         if self._closing:
             return
         self._closing = True
-        run = self.run
-        assert run is not None
-        if self.failed:  # what waits cannot be sent; only the end still can
-            self._drain()
-        try:
-            self._jobs.put(lambda: run.finish(exit_code=exit_code), timeout=1.0)
+        self._exit_code = exit_code
+        with contextlib.suppress(queue.Full):
             self._jobs.put(None, timeout=1.0)
-        except queue.Full:
-            pass
         # W&B keeps to the same limit by itself; the margin lets it say so first.
         self._thread.join(self._finish_timeout + 2.0)
         if self._thread.is_alive():
-            self._unfinished = True
             self._give_up(f"it did not finish within {self._finish_timeout:g} s")
 
     @property
@@ -330,10 +325,10 @@ class WandbWriter(KVWriter):
     @property
     def sync_command(self) -> str | None:
         """The command that uploads an offline or unfinished run; None when all was sent."""
-        if self.run is None or (self.mode == "online" and not (self.failed or self._unfinished)):
+        if self.run is None or (self.mode == "online" and not self.failed):
             return None
         try:
-            return f"wandb sync {_readable(self.run.settings.sync_dir)}"
+            return f"wandb sync {shlex.quote(_readable(self.run.settings.sync_dir))}"
         except Exception:
             return None
 
@@ -344,20 +339,18 @@ class WandbWriter(KVWriter):
             self._give_up(f"{_QUEUE_ROWS} rows wait to be sent")
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            try:
-                job()
-            except Exception as error:
-                self._give_up(_brief(error))
-                if not self._closing:
-                    self._drain()
+        run = self.run
+        assert run is not None
+        for job in iter(self._jobs.get, None):
+            if not self.failed:
+                self._attempt(job)
+        self._attempt(lambda: run.finish(exit_code=self._exit_code))  # what was sent ends well
 
-    def _drain(self) -> None:
-        while not self._jobs.empty():
-            try:
-                self._jobs.get_nowait()
-            except queue.Empty:
-                return
+    def _attempt(self, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except Exception as error:
+            self._give_up(_brief(error))
 
     def _give_up(self, why: str) -> None:
         self.failed = True

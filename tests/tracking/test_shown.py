@@ -1,0 +1,159 @@
+"""What the user sees: progress and the table at the end."""
+
+import io
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gumbelrl.tracking import (
+    EvaluationCallback,
+    ProgressCallback,
+    end_table,
+    environment_versions,
+    git_commit,
+)
+from rich.console import Console
+from stable_baselines3 import DQN
+
+SUMMARY = {
+    "agent": "gumbel_sac",
+    "env": "CartPole-v1",
+    "seed": 3,
+    "env_steps": 23000,
+    "wall_seconds": 46.0,
+    "eval": {"episodes": 100, "return_mean": 498.123, "return_std": 4.5},
+    "stop_at_return": 475,
+    "reached": {"env_steps": 22000, "train_seconds": 40.04},
+}
+
+
+def shown(table: Any) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    console.print(table)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def learn(envs: Any, progress: ProgressCallback, *others: Any, steps: int = 300) -> None:
+    agent = DQN(
+        "MlpPolicy", envs(1, 0), learning_starts=8, policy_kwargs={"net_arch": [8]}, device="cpu"
+    )
+    agent.learn(steps, callback=[*others, progress])
+
+
+def test_without_a_terminal_there_is_a_line_per_evaluation_and_few_others(envs):
+    console = Console(file=io.StringIO(), width=40)
+    evaluation = EvaluationCallback(envs, eval_every=100, seed=0, screen_episodes=2)
+    learn(envs, ProgressCallback(evaluation=evaluation, console=console), evaluation)
+    lines = console.file.getvalue().splitlines()
+    assert [line.split(" ")[0] for line in lines if "eval" in line] == [
+        "100/300",
+        "200/300",
+        "300/300",
+    ]
+    assert all("steps/s" in line and "(2 episodes)" in line and "left" in line for line in lines)
+    assert "\x1b" not in console.file.getvalue()
+
+
+def test_on_a_terminal_there_is_a_bar_that_goes_away(envs):
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    progress = ProgressCallback(console=console)
+    learn(envs, progress)
+    progress.close()
+    text = console.file.getvalue()
+    assert "300/300 steps" in text
+    assert "100%" in text
+    assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor is given back
+
+
+def test_a_step_between_two_updates_draws_nothing(envs, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(ProgressCallback, "_show", lambda self, now: drawn.append(now))
+    progress = ProgressCallback(console=Console(file=io.StringIO()))
+    progress._due = float("inf")
+    progress._on_training_start = lambda: None  # type: ignore[method-assign]
+    learn(envs, progress)
+    assert drawn == []
+
+
+def test_the_table_of_a_run_that_ended():
+    text = shown(
+        end_table(
+            SUMMARY,
+            run_dir="runs/[a] b",
+            best_checkpoint="runs/[a] b/checkpoints/best-000022000",
+            sync_command="wandb sync runs/x",
+        )
+    )
+    for part in (
+        "gumbel_sac · CartPole-v1 · seed 3",
+        "498.12 ± 4.50 (mean ± std of 100 episodes)",
+        "at 22,000 steps, after 40.0 s of training",
+        "23,000",
+        "46.0 s",
+        "500",
+        "python evaluate.py run='runs/[a] b'",
+        "wandb sync runs/x",
+    ):
+        assert part in text
+    assert "resume" not in text
+
+
+def test_the_table_of_a_run_that_was_interrupted():
+    text = shown(
+        end_table(
+            {**SUMMARY, "eval": None, "reached": None},
+            run_dir="runs/x",
+            interrupted=True,
+            last_checkpoint="runs/x/checkpoints/step-000020000",
+        )
+    )
+    for part in ("interrupted", "step-000020000", "python train.py resume=runs/x", "│ no "):
+        assert part in text
+    early = shown(end_table({"agent": "a"}, run_dir="runs/x", interrupted=True))
+    assert "none was written yet" in early
+    assert "resume=" not in early
+
+
+def test_versions_are_those_installed():
+    import gymnasium
+    import torch
+
+    versions = environment_versions()
+    assert versions["gymnasium"] == gymnasium.__version__
+    assert versions["torch"] == torch.__version__
+    assert {"python", "stable-baselines3", "wandb", "gumbelrl"} <= set(versions)
+
+
+def test_the_commit_says_when_the_tree_differs_from_it(tmp_path):
+    assert git_commit(tmp_path) is None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.run(
+            [*command, *arguments], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    git("init", "-q")
+    assert git_commit(tmp_path) is None  # nothing committed yet
+    (tmp_path / "a").write_text("1")
+    git("add", "a")
+    git("commit", "-qm", "one")
+    head = git("rev-parse", "HEAD")
+    (tmp_path / "untracked").write_text("")
+    assert git_commit(tmp_path) == head
+    (tmp_path / "a").write_text("2")
+    assert git_commit(tmp_path) == f"{head}-dirty"
+
+
+def test_progress_names_a_wrong_total():
+    with pytest.raises(ValueError, match="total_steps must be >= 1 env step, got 0"):
+        ProgressCallback(0)
+
+
+def test_no_commit_of_a_repository_that_merely_surrounds_the_package(tmp_path, monkeypatch):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    from gumbelrl.tracking import report
+
+    monkeypatch.setattr(report, "__file__", str(Path(tmp_path) / "site-packages" / "report.py"))
+    assert git_commit() is None

@@ -1,0 +1,275 @@
+import json
+import logging
+import math
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gumbelrl.tracking import (
+    Evaluation,
+    JsonlWriter,
+    TrackingMode,
+    WandbSettings,
+    WandbWriter,
+    log_evaluation,
+    read_metrics,
+    resolve_mode,
+    start_wandb,
+)
+from stable_baselines3.common.logger import Logger
+
+KEY = "k" * 40
+
+
+@pytest.mark.parametrize(
+    ("mode", "environ", "expected", "because"),
+    [
+        ("auto", {}, "offline", "no API key"),
+        ("auto", {"WANDB_API_KEY": KEY}, "online", "WANDB_API_KEY"),
+        ("auto", {"WANDB_API_KEY": " "}, "offline", "no API key"),
+        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline", "WANDB_MODE=offline"),
+        ("auto", {"WANDB_MODE": "dryrun"}, "offline", "WANDB_MODE=dryrun"),
+        ("auto", {"WANDB_MODE": "online"}, "online", "WANDB_MODE=online"),
+        ("auto", {"WANDB_MODE": "disabled", "WANDB_API_KEY": KEY}, "disabled", "WANDB_MODE"),
+        ("auto", {"WANDB_MODE": ""}, "offline", "no API key"),
+        ("online", {"WANDB_MODE": "disabled"}, "online", "configuration"),
+        ("offline", {"WANDB_API_KEY": KEY}, "offline", "configuration"),
+        ("disabled", {"WANDB_MODE": "online"}, "disabled", "configuration"),
+    ],
+)
+def test_the_mode_and_its_reason(mode, environ, expected, because, tmp_path):
+    choice = resolve_mode(mode, environ=environ, netrc_path=tmp_path / "none")
+    assert choice.mode == expected
+    assert because in choice.reason
+    assert KEY not in choice.reason
+
+
+OWN = {"WANDB_BASE_URL": "https://wandb.example.org"}
+
+
+@pytest.mark.parametrize(
+    ("host", "environ", "expected"),
+    [
+        ("api.wandb.ai", {}, "online"),
+        ("github.com", {}, "offline"),
+        ("api.wandb.ai", OWN, "offline"),
+        ("wandb.example.org", OWN, "online"),
+        (None, {}, "offline"),
+    ],
+)
+def test_keys_in_a_netrc_file(host, environ, expected, tmp_path):
+    path = tmp_path / "netrc"
+    path.write_text(f"machine {host} login user password {KEY}\n" if host else "not a netrc file")
+    path.chmod(0o600)
+    assert resolve_mode(environ=environ, netrc_path=path).mode == expected
+    assert resolve_mode(environ={**environ, "NETRC": str(path)}).mode == expected
+
+
+def test_wrong_modes_are_named():
+    with pytest.raises(ValueError, match="auto, online, offline or disabled, got 'of'"):
+        resolve_mode("of")
+    with pytest.raises(ValueError, match=r"WANDB_MODE must be .* got 'of'"):
+        resolve_mode(environ={"WANDB_MODE": "of"})
+    with pytest.raises(ValueError, match="got 'of'"):
+        WandbSettings(mode="of")
+    with pytest.raises(ValueError, match="finish_timeout must be > 0 seconds, got 0"):
+        WandbSettings(finish_timeout=0)
+
+
+class FakeRun:
+    """A run that fails or hangs when told to."""
+
+    id = "abcd"
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] = {}
+        self.finished: list[int] = []
+        self.fail_after = math.inf
+        self.hang: threading.Event | None = None
+
+    def log(self, row: dict[str, Any]) -> None:
+        if self.hang is not None:
+            self.hang.wait()
+        if len(self.rows) >= self.fail_after:
+            raise ConnectionError("the server went away")
+        self.rows.append(row)
+
+    def finish(self, exit_code: int = 0) -> None:
+        self.finished.append(exit_code)
+
+
+def writer_of(run: Any, **settings: Any) -> WandbWriter:
+    return WandbWriter(run, TrackingMode("online", "test"), **settings)
+
+
+def test_rows_arrive_in_order_with_env_steps_and_without_excluded_keys():
+    run = FakeRun()
+    writer = writer_of(run)
+    logger = Logger(None, [writer])
+    for step in range(100):
+        logger.record("a", np.float32(step))
+        logger.record("b", math.nan)
+        logger.record("c", 1, exclude=("wandb", "json"))
+        logger.dump(step * 10)
+    writer.summarise({"eval": {"return_mean": np.float64(3.0)}})
+    writer.close(exit_code=130)
+    writer.close()
+    writer.write({"late": 1}, {}, 1)
+    assert [(row["env_steps"], row["a"]) for row in run.rows] == [(10 * s, s) for s in range(100)]
+    assert all(set(row) == {"env_steps", "a", "b"} and math.isnan(row["b"]) for row in run.rows)
+    assert run.summary == {"eval": {"return_mean": 3.0}}
+    assert run.finished == [130]
+
+
+def test_a_failure_in_mid_run_warns_once_and_leaves_the_metrics_whole(tmp_path, caplog):
+    run = FakeRun()
+    run.fail_after = 3
+    writer = writer_of(run)
+    logger = Logger(None, [JsonlWriter(tmp_path / "m"), writer])
+    for step in range(50):
+        logger.record("a", step)
+        logger.dump(step)
+        if step % 10 == 5:
+            time.sleep(0.01)  # let the other thread meet the failure while rows still come
+    logger.close()
+    assert [row["a"] for row in read_metrics(tmp_path / "m")] == list(range(50))
+    assert len(run.rows) == 3
+    assert writer.failed
+    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == 1
+    assert "the server went away" in warnings[0].getMessage()
+    assert run.finished == [0]  # what was sent is closed properly
+
+
+def test_a_hanging_tracker_holds_nothing_up(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("gumbelrl.tracking.wandb_tracker._QUEUE_ROWS", 20)
+    run = FakeRun()
+    run.hang = threading.Event()
+    writer = writer_of(run, finish_timeout=0.1)
+    logger = Logger(None, [JsonlWriter(tmp_path / "m"), writer])
+    for step in range(100):
+        logger.record("a", step)
+        logger.dump(step)
+    logger.close()  # returns although `log` has not
+    run.hang.set()
+    assert len(read_metrics(tmp_path / "m")) == 100
+    assert len(caplog.records) == 1
+    assert "20 rows wait" in caplog.records[0].getMessage()
+
+
+def test_disabled_does_nothing(tmp_path):
+    writer = start_wandb(WandbSettings(mode="disabled"), tmp_path)
+    writer.write({"a": 1}, {}, 1)
+    writer.summarise({"a": 1})
+    writer.close()
+    assert (writer.mode, writer.run, writer.url, writer.sync_command) == ("disabled",) + (None,) * 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def inspect(run_dir: Path) -> list[dict[str, Any]]:
+    """Records of a W&B run, by W&B's own reader."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run_dir)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return [json.loads(line) for line in answer.stdout.splitlines()]
+
+
+def test_an_offline_run_holds_configuration_and_evaluations_against_env_steps(
+    tmp_path, monkeypatch, capfd, caplog
+):
+    monkeypatch.setenv("WANDB_MODE", "disabled")  # the configuration goes first
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    config = {"seed": 3, "agent": {"name": "gumbel_sac", "layers": [64, 64], "x": None}}
+    writer = start_wandb(WandbSettings(mode="offline", tags=("t",)), tmp_path, config)
+    assert writer.mode == "offline"
+    logger = Logger(None, [JsonlWriter(tmp_path / "metrics.jsonl"), writer])
+    for n in range(1, 4):
+        log_evaluation(logger, Evaluation((1.0 * n, 3.0 * n), (5, 7)), 1000 * n)
+    writer.summarise({"eval": {"return_mean": 6.0}})
+    logger.close()
+    noise = capfd.readouterr()
+    assert (noise.out, noise.err) == ("", "")
+    assert not caplog.records
+    assert writer.sync_command is not None
+    (run_dir,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert writer.sync_command.startswith("wandb sync ")
+    assert Path(writer.sync_command.removeprefix("wandb sync ")).resolve() == run_dir
+
+    records = inspect(run_dir)
+    (run,) = [record["run"] for record in records if record["type"] == "run"]
+    written = run["config"]["update"]
+    assert {key: written[key] for key in config} == config
+    assert run["project"] == "gumbelrl"
+    assert run["run_id"] == writer.run_id
+    metrics = [record["metric"] for record in records if record["type"] == "metric"]
+    assert {m.get("glob_name"): m.get("step_metric") for m in metrics}["*"] == "env_steps"
+    history = [record["history"]["item"] for record in records if record["type"] == "history"]
+    rows = [{k: v for k, v in row.items() if not k.startswith("_")} for row in history]
+    assert rows == read_metrics(tmp_path / "metrics.jsonl")  # W&B tells what the file tells
+    assert [(row["env_steps"], row["eval/return_mean"]) for row in rows] == [
+        (1000, 2.0),
+        (2000, 4.0),
+        (3000, 6.0),
+    ]
+    for path in tmp_path.rglob("*"):  # the key is in no file of the run folder
+        assert not path.is_file() or KEY.encode() not in path.read_bytes(), path
+
+
+def test_two_runs_in_one_process_are_two_runs(tmp_path):
+    first = start_wandb(WandbSettings(mode="offline"), tmp_path / "a")
+    second = start_wandb(WandbSettings(mode="offline"), tmp_path / "b")
+    assert first.run_id != second.run_id
+    import wandb
+
+    assert wandb.run is None
+    first.close()
+    second.write({"a": 1.0}, {}, 1)
+    second.close()
+    (run_dir,) = (tmp_path / "b" / "wandb").glob("offline-run-*")
+    assert any(record["type"] == "history" for record in inspect(run_dir))
+
+
+@pytest.mark.parametrize("trouble", ["no key", "refused", "hangs"])
+def test_online_falls_back_to_offline_with_one_warning(trouble, tmp_path, monkeypatch, caplog):
+    server = socket.create_server(("127.0.0.1", 0))  # accepts, and never answers
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+    if trouble == "refused":
+        server.close()
+    if trouble != "no key":
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+    writer = start_wandb(WandbSettings(mode="online", start_timeout=1.0), tmp_path)
+    writer.write({"a": 1.0}, {}, 10)
+    writer.close()
+    server.close()
+    assert writer.mode == "offline"
+    assert "could not start online" in writer.reason
+    assert len([r for r in caplog.records if r.name.startswith("gumbelrl")]) == 1
+    (run_dir,) = (tmp_path / "wandb").glob("*run-*")  # no litter of the failed start
+    assert run_dir.name.startswith("offline-run-")
+    assert [r["history"]["item"]["a"] for r in inspect(run_dir) if r["type"] == "history"] == [1]
+
+
+def test_without_wandb_installed_training_goes_on(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    writer = start_wandb(WandbSettings(mode="offline"), tmp_path)
+    assert writer.mode == "disabled"
+    assert len(caplog.records) == 1
+
+
+def test_importing_tracking_loads_neither_wandb_nor_torch():
+    code = (
+        "import sys, gumbelrl.tracking as t; assert 'evaluate' in dir(t); "
+        "t.RunFolder, t.end_table, t.derive_seed; "
+        "print([m for m in ('wandb', 'torch', 'stable_baselines3') if m in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout.strip() == "[]", answer.stderr
+    lazy = "import sys, gumbelrl.tracking as t; t.start_wandb; print('wandb' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", lazy], capture_output=True, text=True)
+    assert answer.stdout.strip() == "False", answer.stderr
