@@ -8,9 +8,8 @@ import torch
 from gumbelrl.gumbel.choices import positive
 from gumbelrl.gumbel.distribution import FactoredCategorical
 from gumbelrl.gumbel.estimator import Estimator, Objective, check_value, needs_graph
-from gumbelrl.gumbel.gradient import attach_gradient
+from gumbelrl.gumbel.gradient import attach_gradient, one_hot_like
 from gumbelrl.gumbel.noise import conditional_gumbels, gumbel_noise
-from gumbelrl.gumbel.pathwise import one_hot_like
 from gumbelrl.gumbel.tuning import Tuned
 from torch import Tensor
 

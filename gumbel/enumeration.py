@@ -6,8 +6,7 @@ from math import prod
 import torch
 from gumbelrl.gumbel.distribution import FactoredCategorical
 from gumbelrl.gumbel.estimator import Estimator, Objective, check_value
-from gumbelrl.gumbel.gradient import attach_gradient
-from gumbelrl.gumbel.reinmax import jacobian_product
+from gumbelrl.gumbel.gradient import attach_gradient, jacobian_product
 from torch import Tensor
 
 

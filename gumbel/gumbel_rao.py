@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 import torch
+from gumbelrl.gumbel.gradient import Term, one_hot_like, softmax
 from gumbelrl.gumbel.noise import conditional_gumbels, gumbel_noise
-from gumbelrl.gumbel.pathwise import TemperatureSettings, Tempered, one_hot_like
-from gumbelrl.gumbel.reinmax import finite, jacobian_product
+from gumbelrl.gumbel.pathwise import TemperatureSettings, Tempered
 from torch import Tensor
 
 
@@ -37,13 +37,10 @@ class GumbelRao(Tempered):
             (1 + self.settings.k, *theta.shape), generator, theta.dtype, theta.device
         )
 
-    def surrogate(self, theta: Tensor, noise: Tensor, index: Tensor) -> Tensor:
-        fixed = theta.detach()
-        z = conditional_gumbels(fixed, one_hot_like(theta, index), noise[1:])  # [k, ..., M, K]
-        # G⁽ᵏ⁾ = z − θ is a constant: no gradient through it, and −∞ − (−∞) kept out.
-        x = finite(theta)
-        shift = (z - x.detach()).where(fixed > -torch.inf, -torch.inf)
-        return self.soft(x + shift).mean(0)
+    def terms(self, theta: Tensor, noise: Tensor, index: Tensor) -> list[Term]:
+        # z = θ + G⁽ᵏ⁾, and G⁽ᵏ⁾ is a constant: no gradient through it.
+        z = conditional_gumbels(theta, one_hot_like(theta, index), noise[1:])  # [k, ..., M, K]
+        return [(1.0 / (self.settings.k * self.temperature), self.soft(z))]
 
 
 @dataclass(frozen=True)
@@ -66,9 +63,7 @@ class ReinMaxRao(GumbelRao):
     Settings = ReinMaxRaoSettings
     settings: ReinMaxRaoSettings
 
-    def surrogate(self, theta: Tensor, noise: Tensor, index: Tensor) -> Tensor:
-        fixed, x = theta.detach(), finite(theta)
-        pi, d = fixed.softmax(-1), one_hot_like(theta, index)
+    def terms(self, theta: Tensor, noise: Tensor, index: Tensor) -> list[Term]:
+        pi, d = softmax(theta), one_hot_like(theta, index)
         z = conditional_gumbels((0.5 * (pi + d)).log(), d, noise[1:])  # [k, ..., M, K]
-        rao = jacobian_product(self.soft(z), x).mean(0) / self.temperature
-        return 2.0 * rao - 0.5 * jacobian_product(pi, x)
+        return [(2.0 / (self.settings.k * self.temperature), self.soft(z)), (-0.5, pi)]

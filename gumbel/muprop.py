@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from gumbelrl.gumbel.distribution import FactoredCategorical
 from gumbelrl.gumbel.estimator import Estimator, Objective, check_value, needs_graph
-from gumbelrl.gumbel.gradient import attach_gradient
-from gumbelrl.gumbel.reinmax import jacobian_product
+from gumbelrl.gumbel.gradient import attach_gradient, jacobian_product
 from gumbelrl.gumbel.score import score
 from torch import Tensor
 

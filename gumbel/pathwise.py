@@ -1,11 +1,11 @@
-"""Straight-through estimators of one evaluation: one surrogate p each, ĝ = (∂p/∂θ)ᵀ g."""
+"""Straight-through estimators of one evaluation: one p each, ĝ = J(p) g/τ."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from gumbelrl.gumbel.estimator import Pathwise
-from gumbelrl.gumbel.gradient import straight_through
+from gumbelrl.gumbel.gradient import Term, one_hot_like, softmax, straight_through
 from gumbelrl.gumbel.temperature import Schedule, make_schedule
 from torch import Tensor
 
@@ -37,8 +37,11 @@ class Tempered(Pathwise):
 
     def soft(self, x: Tensor) -> Tensor:
         """S_τ(x) = softmax(x/τ) over the last axis."""
-        tau = self.temperature
-        return (x if tau == 1.0 else x / tau).softmax(-1)
+        return softmax(x / self.temperature)
+
+    def term(self, x: Tensor) -> list[Term]:
+        """ĝ = J(S_τ(x)) g/τ."""
+        return [(1.0 / self.temperature, self.soft(x))]
 
 
 class STGumbel(Tempered):
@@ -49,8 +52,8 @@ class STGumbel(Tempered):
 
     name = "st_gumbel"
 
-    def surrogate(self, theta: Tensor, noise: Tensor, index: Tensor) -> Tensor:
-        return self.soft(theta + noise)
+    def terms(self, theta: Tensor, noise: Tensor, index: Tensor) -> list[Term]:
+        return self.term(theta + noise)
 
 
 class GumbelSoftmaxEstimator(Tempered):
@@ -62,7 +65,7 @@ class GumbelSoftmaxEstimator(Tempered):
     name = "gumbel_softmax"
 
     def relax(self, theta: Tensor, noise: Tensor) -> Tensor:
-        return self.soft(theta + noise)
+        return ((theta + noise) / self.temperature).softmax(-1)
 
 
 class StraightThrough(Tempered):
@@ -73,8 +76,8 @@ class StraightThrough(Tempered):
 
     name = "straight_through"
 
-    def surrogate(self, theta: Tensor, noise: Tensor, index: Tensor) -> Tensor:
-        return self.soft(theta)
+    def terms(self, theta: Tensor, noise: Tensor, index: Tensor) -> list[Term]:
+        return self.term(theta)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ class DecoupledSTGumbel(Pathwise):
         tau_f = self.settings.temperature_forward(self.progress)
         tau_b = self.settings.temperature_backward(self.progress)
         z = theta + tau_f * noise
-        return straight_through((z / tau_b).softmax(-1), z.argmax(-1))
+        z = z.detach()
+        return straight_through(theta, z.argmax(-1), [(1.0 / tau_b, softmax(z / tau_b))])
 
 
 @dataclass(frozen=True)
@@ -134,15 +138,9 @@ class GappedST(Tempered):
     Settings = GappedSettings
     settings: GappedSettings
 
-    def surrogate(self, theta: Tensor, noise: Tensor, index: Tensor) -> Tensor:
-        fixed = theta.detach()
-        below_top = fixed - fixed.amax(-1, keepdim=True)  # θ − max θ, −inf where forbidden
+    def terms(self, theta: Tensor, noise: Tensor, index: Tensor) -> list[Term]:
+        below_top = theta - theta.amax(-1, keepdim=True)  # θ − max θ, −inf where forbidden
         sampled = one_hot_like(theta, index) > 0.5
         # `where` and not ⊙: ∞ · 0 is NaN on masked logits.
         shift = torch.where(sampled, -below_top, -(below_top + self.settings.gap).relu())
-        return self.soft(theta + shift)
-
-
-def one_hot_like(theta: Tensor, index: Tensor) -> Tensor:
-    """[..., K] one-hot of index [...] in θ's shape and dtype, without a graph."""
-    return torch.zeros_like(theta.detach()).scatter(-1, index.unsqueeze(-1), 1.0)
+        return self.term(theta + shift)

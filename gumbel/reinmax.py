@@ -1,19 +1,8 @@
 """ReinMax: second-order accuracy from one evaluation, by Heun's rule between π and D."""
 
-import torch
-from gumbelrl.gumbel.pathwise import Tempered, one_hot_like
+from gumbelrl.gumbel.gradient import Term, one_hot_like, softmax
+from gumbelrl.gumbel.pathwise import Tempered
 from torch import Tensor
-
-
-def jacobian_product(p: Tensor, x: Tensor) -> Tensor:
-    """J(p) x = p ⊙ (x − ⟨p, x⟩) over the last axis, [..., K]. J is symmetric, so with a constant p
-    this is also a surrogate linear in x whose gradient for g is J(p) g."""
-    return p * (x - (p * x).sum(-1, keepdim=True))
-
-
-def finite(theta: Tensor) -> Tensor:
-    """θ with 0 in place of −inf: in a linear surrogate the p there is 0, and 0 · ∞ is NaN."""
-    return theta.where(theta > -torch.inf, 0.0)
 
 
 class ReinMax(Tempered):
@@ -25,7 +14,6 @@ class ReinMax(Tempered):
 
     name = "reinmax"
 
-    def surrogate(self, theta: Tensor, noise: Tensor, index: Tensor) -> Tensor:
-        fixed, x = theta.detach(), finite(theta)
-        m = 0.5 * (self.soft(fixed) + one_hot_like(theta, index))
-        return 2.0 * jacobian_product(m, x) - 0.5 * jacobian_product(fixed.softmax(-1), x)
+    def terms(self, theta: Tensor, noise: Tensor, index: Tensor) -> list[Term]:
+        m = 0.5 * (self.soft(theta) + one_hot_like(theta, index))
+        return [(2.0, m), (-0.5, softmax(theta))]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from gumbelrl.gumbel.choices import fraction, positive
 from gumbelrl.gumbel.distribution import check_mask, check_rows
-from gumbelrl.gumbel.gradient import straight_through
+from gumbelrl.gumbel.gradient import one_hot_like, softmax, straight_through
 from gumbelrl.gumbel.noise import gumbel_noise, noise_dtype
 from gumbelrl.gumbel.temperature import make_schedule
 from torch import Tensor, nn
@@ -40,24 +40,29 @@ def gumbel_softmax(
         ValueError: τ <= 0 or NaN, a wrong mask, or bad values.
     """
     tau = positive("temperature", temperature)
-    logits = torch.as_tensor(logits)
-    if not logits.is_floating_point():
-        logits = logits.to(torch.float32)
-    if logits.ndim == 0 or logits.shape[-1] == 0:
+    values: Tensor = torch.as_tensor(logits)
+    if not values.is_floating_point():
+        values = values.to(torch.float32)
+    if values.ndim == 0 or values.shape[-1] == 0:
         raise ValueError(
-            f"logits need a last axis of at least one category, got shape {list(logits.shape)}"
+            f"logits need a last axis of at least one category, got shape {list(values.shape)}"
         )
-    theta = logits.to(noise_dtype(logits.dtype))
+    dtype = values.dtype
+    theta = values.to(noise_dtype(dtype))
     if mask is not None:
-        mask = torch.as_tensor(mask, device=logits.device)
-        check_mask(mask, logits)
+        mask = torch.as_tensor(mask, device=theta.device)
+        check_mask(mask, theta)
         theta = theta.where(mask, -torch.inf)
-    if logits.device.type == "cpu" if validate is None else validate:
+    if theta.device.type == "cpu" if validate is None else validate:
         check_rows(theta)
-    z = theta + gumbel_noise(theta, generator)
-    y = (z / tau if tau != 1.0 else z).softmax(-1)
-    sample = straight_through(y, z.detach().argmax(-1)) if hard else y
-    return sample.to(logits.dtype)
+    noise = gumbel_noise(theta, generator)
+    if not hard:
+        return ((theta + noise) / tau).softmax(-1).to(dtype)
+    z = theta.detach() + noise
+    index = z.argmax(-1)
+    if not (theta.requires_grad and torch.is_grad_enabled()):
+        return one_hot_like(theta, index).to(dtype)
+    return straight_through(theta, index, [(1.0 / tau, softmax(z / tau))]).to(dtype)
 
 
 class GumbelSoftmax(nn.Module):
