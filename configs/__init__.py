@@ -1,1 +1,1 @@
-"""Hydra configuration groups: agent/, env/, tracking/ and the root config.yaml."""
+"""Hydra configuration groups (agent/, env/, tracking/, config.yaml) and what composes them."""

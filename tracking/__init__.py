@@ -6,10 +6,11 @@ wandb.
 | name | what it is |
 |---|---|
 | `RunFolder`, `RunFolderError`, `default_run_dir`, `write_atomically` | the folder of one run |
-| `JsonlWriter`, `read_metrics` | `metrics.jsonl`, the first and only indispensable record |
+| `JsonlWriter`, `read_metrics`, `cut_metrics` | `metrics.jsonl`, the first record |
 | `WandbSettings`, `resolve_mode`, `start_wandb`, `WandbWriter` | Weights & Biases, behind it |
 | `evaluate`, `Evaluation`, `EvaluationCallback`, `log_evaluation` | how good the agent is |
 | `CheckpointCallback`, `latest`, `best` | what a run can go on from |
+| `LogCallback`, `ResetAtCheckpoints` | rows of metrics, fresh environments at checkpoints |
 | `ProgressCallback` | what the user sees meanwhile |
 | `end_table`, `environment_versions`, `git_commit` | what stands at the end |
 | `derive_seed` | independent seeds from one |
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
         evaluate,
         log_evaluation,
     )
-    from gumbelrl.tracking.metrics import JsonlWriter, read_metrics
+    from gumbelrl.tracking.metrics import JsonlWriter, cut_metrics, read_metrics
     from gumbelrl.tracking.progress import ProgressCallback
     from gumbelrl.tracking.report import end_table, environment_versions, git_commit
+    from gumbelrl.tracking.run_callbacks import LogCallback, ResetAtCheckpoints
     from gumbelrl.tracking.run_folder import (
         RunFolder,
         RunFolderError,
@@ -55,6 +57,9 @@ _HOMES = {
     "evaluate": "evaluation",
     "log_evaluation": "evaluation",
     "JsonlWriter": "metrics",
+    "LogCallback": "run_callbacks",
+    "ResetAtCheckpoints": "run_callbacks",
+    "cut_metrics": "metrics",
     "read_metrics": "metrics",
     "ProgressCallback": "progress",
     "end_table": "report",
@@ -77,14 +82,17 @@ __all__ = [
     "Evaluation",
     "EvaluationCallback",
     "JsonlWriter",
+    "LogCallback",
     "ProgressCallback",
     "Reached",
+    "ResetAtCheckpoints",
     "RunFolder",
     "RunFolderError",
     "TrackingMode",
     "WandbSettings",
     "WandbWriter",
     "best",
+    "cut_metrics",
     "default_run_dir",
     "derive_seed",
     "end_table",

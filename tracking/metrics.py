@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gumbelrl.tracking.json_values import as_json, from_json
+from gumbelrl.tracking.run_folder import write_atomically
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
 _log = logging.getLogger(__name__)
@@ -106,6 +107,18 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
             raise ValueError(f"line {number} of {path} is damaged: it is not an object")
         rows.append(from_json(row))
     return rows
+
+
+def cut_metrics(path: str | Path, env_steps: int) -> None:
+    """Keep the rows up to `env_steps`: what a run that goes on from there would write twice goes.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    path = Path(path)
+    content = path.read_bytes()
+    rows = content[: _end_of_last_row(content)].splitlines(keepends=True)
+    write_atomically(path, b"".join(r for r in rows if json.loads(r)["env_steps"] <= env_steps))
 
 
 def _end_of_last_row(content: bytes) -> int:

@@ -1,0 +1,325 @@
+"""GumbelSAC: off-policy actor-critic whose actor climbs the critics through its action choice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from gumbelrl.agents.action_spaces import FactoredActions
+from gumbelrl.agents.checks import check_choice, check_float, check_int, check_schedule
+from gumbelrl.agents.critics import CriticObjective
+from gumbelrl.agents.policies import GumbelSACPolicy
+from gumbelrl.agents.replay import TensorReplayBuffer, Transitions
+from gumbelrl.agents.storage import PickleFreeAlgorithm
+from gumbelrl.gumbel import Estimator, make_estimator
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv
+from torch import Tensor
+
+LOG_ENT_COEF_RANGE = (-5.0, 2.0)  # log α; beyond it a learned coefficient runs away
+METRICS_EVERY = 8  # gradient steps between the updates whose metrics are averaged
+
+
+class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
+    """Soft actor-critic for discrete actions, with any estimator of the policy gradient.
+
+    The critics fit y = r + γ (1 − terminated) (min_c Q'_c(s', a') + α H(π(·|s'))), a' ~ π(·|s').
+    The actor climbs E_D[Q(s, D)] + α H(π(·|s)), where the estimator decides how the gradient of
+    the expectation reaches the logits; the entropy is analytic. Targets are the same whatever the
+    estimator. (Haarnoja et al. 2018, arXiv 1812.05905; Christodoulou 2019, arXiv 1910.07207;
+    straight-through Gumbel-Softmax: Jang et al. 2016, arXiv 1611.01144.)
+
+    Args:
+        policy: "MlpPolicy", or a subclass of `GumbelSACPolicy`.
+        env: a Gymnasium environment, its id, or a Stable-Baselines3 `VecEnv`, with Discrete,
+            MultiDiscrete or MultiBinary actions.
+        learning_rate: of every optimiser, > 0: a number or a schedule over training progress,
+            such as `{"schedule": "linear", "start": 1e-3, "end": 1e-4}`.
+        buffer_size: replay capacity in transitions, >= 1.
+        learning_starts: environment steps of uniformly random actions before learning, >= 0.
+        batch_size: transitions per gradient step, >= 1.
+        polyak: weight of the new parameters in the target average, in (0, 1].
+        gamma: discount, in [0, 1].
+        train_freq: vector steps between updates, >= 1.
+        gradient_steps: gradient steps per update, >= 1, or -1 for as many as environment steps.
+        estimator: a name from `gumbelrl.gumbel.ESTIMATORS`, a dict `{"name": ..., **settings}`,
+            or an `Estimator`.
+        temperature: τ > 0 or a schedule; None leaves the estimator's own.
+        ent_coef: entropy coefficient α >= 0, or "auto" to learn it towards `target_entropy`.
+        target_entropy: as a fraction of the largest entropy Σ_m log K_m, in [0, 1].
+        actor_objective: "mean" over the critics, or "min" per action (critic "heads").
+        max_grad_norm: gradients of actor and critics are clipped to this norm, > 0.
+        policy_kwargs: `GumbelSACPolicy`'s: `net_arch`, `activation`, `critic`, `n_critics`.
+
+    The rest are Stable-Baselines3's. Raises ValueError naming the argument and its range.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": GumbelSACPolicy,
+        "GumbelSACPolicy": GumbelSACPolicy,
+    }
+    policy: GumbelSACPolicy
+    replay_buffer: TensorReplayBuffer  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        policy: str | type[GumbelSACPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | dict[str, Any] = 1e-3,
+        buffer_size: int = 100_000,
+        learning_starts: int = 1_000,
+        batch_size: int = 128,
+        polyak: float = 0.01,
+        gamma: float = 0.99,
+        train_freq: int = 1,
+        gradient_steps: int = 1,
+        estimator: str | dict[str, Any] = "st_gumbel",
+        temperature: float | dict[str, Any] | None = None,
+        ent_coef: float | str = "auto",
+        target_entropy: float = 0.3,
+        actor_objective: str = "mean",
+        max_grad_norm: float = 10.0,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        self._remember_settings(locals())
+        check_int("buffer_size", buffer_size, minimum=1)
+        check_int("learning_starts", learning_starts, minimum=0)
+        check_int("batch_size", batch_size, minimum=1)
+        check_int("train_freq", train_freq, minimum=1)
+        if gradient_steps != -1:
+            check_int("gradient_steps", gradient_steps, minimum=1)
+        if batch_size > buffer_size:
+            raise ValueError(
+                f"batch_size must be <= buffer_size = {buffer_size}, got {batch_size}: the replay "
+                "could never fill a batch"
+            )
+        check_float("polyak", polyak, low=0, high=1, open_low=True)
+        check_float("gamma", gamma, low=0, high=1)
+        check_float("target_entropy", target_entropy, low=0, high=1)
+        check_float("max_grad_norm", max_grad_norm, low=0, open_low=True)
+        check_choice("actor_objective", actor_objective, ("mean", "min"))
+        if ent_coef != "auto":
+            if isinstance(ent_coef, str):
+                raise ValueError(f"ent_coef must be a number >= 0 or 'auto', got {ent_coef!r}")
+            check_float("ent_coef", ent_coef, low=0)
+        schedule = check_schedule("learning_rate", learning_rate)
+        self.estimator = _make_estimator(estimator, temperature)
+        self.polyak = polyak
+        self.ent_coef = ent_coef
+        self.target_entropy = target_entropy
+        self.actor_objective = actor_objective
+        self.max_grad_norm = max_grad_norm
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate=lambda remaining: schedule(1.0 - remaining),
+            buffer_size=buffer_size,
+            learning_starts=learning_starts,
+            batch_size=batch_size,
+            tau=polyak,
+            gamma=gamma,
+            train_freq=train_freq,
+            gradient_steps=gradient_steps,
+            replay_buffer_class=TensorReplayBuffer,  # type: ignore[arg-type]
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            seed=seed,
+            sde_support=False,
+            support_multi_env=True,
+        )
+        if env is not None:
+            FactoredActions(self.action_space)  # raises for a continuous space, naming the remedy
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self._seed_generator()
+        policy = self.policy
+        self.estimator.to(self.device)
+        # Lists made once: every gradient step walks over them.
+        self._actor_parameters = [
+            *policy.actor.parameters(),
+            *policy.features_extractor.parameters(),
+        ]
+        self._critic_parameters = [
+            *policy.critic.parameters(),
+            *policy.critic_features_extractor.parameters(),
+        ]
+        self._target_parameters = [
+            *policy.critic_target.parameters(),
+            *policy.critic_target_features_extractor.parameters(),
+        ]
+        learning_rate = self.lr_schedule(1.0)
+        self.actor_optimizer = torch.optim.Adam(self._actor_parameters, learning_rate, fused=True)
+        self.critic_optimizer = torch.optim.Adam(self._critic_parameters, learning_rate, fused=True)
+        self._entropy_target = self.target_entropy * policy.actions.max_entropy  # nats
+        initial = 1.0 if self.ent_coef == "auto" else float(self.ent_coef)
+        self.log_ent_coef = torch.tensor(initial, device=self.device).log()
+        if self.ent_coef == "auto":
+            self.log_ent_coef.requires_grad_()
+            self.ent_coef_optimizer = torch.optim.Adam(
+                [self.log_ent_coef], learning_rate, fused=True
+            )
+        self._metrics: dict[str, Tensor] = {}
+        self._n_metrics = 0
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        optimizers = {"actor": self.actor_optimizer, "critic": self.critic_optimizer}
+        if self.ent_coef == "auto":
+            optimizers["ent_coef"] = self.ent_coef_optimizer
+        return optimizers  # type: ignore[return-value]
+
+    def _extra_tensors(self) -> dict[str, Tensor]:
+        estimator = {f"estimator/{k}": v for k, v in self.estimator.state_dict().items()}
+        metrics = {f"metrics/{name}": total for name, total in self._metrics.items()}
+        count = torch.tensor(self._n_metrics)
+        return {"log_ent_coef": self.log_ent_coef, "n_metrics": count, **estimator, **metrics}
+
+    def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        super()._restore(header, tensors)
+        self._n_metrics = int(tensors["extra/n_metrics"])
+        prefix = "extra/metrics/"
+        self._metrics = {
+            name.removeprefix(prefix): total.to(self.device)
+            for name, total in tensors.items()
+            if name.startswith(prefix)
+        }
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """Take `gradient_steps` gradient steps on batches of `batch_size` from the replay."""
+        learning_rate = self.lr_schedule(self._current_progress_remaining)
+        for optimizer in self._optimizers().values():
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+        self.estimator.set_progress(1.0 - self._current_progress_remaining)
+        for _ in range(gradient_steps):
+            batch = self.replay_buffer.sample(batch_size, self.generator)
+            self._n_updates += 1
+            self._update(batch, keep_metrics=self._n_updates % METRICS_EVERY == 0)
+
+    def _update(self, batch: Transitions, keep_metrics: bool) -> None:
+        """One gradient step of critics, actor and entropy coefficient, and one of the targets."""
+        policy, generator = self.policy, self.generator
+        ent_coef = self.log_ent_coef.detach().exp()
+
+        with torch.no_grad():
+            next_dist = policy.dist(batch.next_obs)
+            next_one_hot = next_dist.one_hot(next_dist.sample(generator))  # (B, ΣK)
+            target_embedding = policy.critic_target.embed(policy.target_features(batch.next_obs))
+            next_q = policy.critic_target.q(target_embedding, next_one_hot).amin(0)  # (B,)
+            next_value = next_q + ent_coef * next_dist.entropy()
+            # Only `terminated` stops the bootstrap; a truncated episode's value lives on.
+            target = batch.rewards + self.gamma * (1.0 - batch.terminated) * next_value
+
+        dist = policy.dist(batch.obs)
+        embedding = policy.critic.embed(policy.critic_features(batch.obs))
+        one_hot = dist.one_hot(batch.actions).detach()
+        q = policy.critic.q(embedding, one_hot)  # (C, B)
+        critic_loss = 0.5 * (q - target).square().mean(1).sum()
+        self.critic_optimizer.zero_grad()
+        critic_loss.backward()
+        critic_norm = torch.nn.utils.clip_grad_norm_(
+            self._critic_parameters, self.max_grad_norm, foreach=True
+        )
+
+        # The actor climbs the critics as they were when this batch was scored: their embedding is
+        # at hand, so the trunk is not evaluated twice.
+        objective = CriticObjective(policy.critic, embedding.detach(), self.actor_objective)
+        value = self.estimator(dist, objective, generator)  # (B,)
+        entropy = dist.entropy().mean()
+        actor_loss = -(value.mean() + ent_coef * entropy)
+        self.actor_optimizer.zero_grad()
+        actor_loss.backward(inputs=self._actor_parameters)
+        actor_norm = torch.nn.utils.clip_grad_norm_(
+            self._actor_parameters, self.max_grad_norm, foreach=True
+        )
+        self.critic_optimizer.step()
+        self.actor_optimizer.step()
+
+        if self.ent_coef == "auto":
+            # d/d log α of log α · (H − H_target): α falls while the entropy is above its target.
+            self.log_ent_coef.grad = (entropy.detach() - self._entropy_target).reshape(())
+            self.ent_coef_optimizer.step()
+            with torch.no_grad():
+                self.log_ent_coef.clamp_(*LOG_ENT_COEF_RANGE)
+
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                self._target_parameters,  # type: ignore[arg-type]
+                self._critic_parameters,  # type: ignore[arg-type]
+                self.polyak,
+            )
+
+        if keep_metrics:
+            self._keep_metrics(
+                {
+                    "train/critic_loss": critic_loss,
+                    "train/actor_loss": actor_loss,
+                    "train/q_mean": q.mean(),
+                    "train/entropy": entropy,
+                    "train/ent_coef": ent_coef,
+                    "train/actor_grad_norm": actor_norm,
+                    "train/critic_grad_norm": critic_norm,
+                }
+            )
+
+    def _keep_metrics(self, metrics: dict[str, Tensor]) -> None:
+        """Add to the running sums on the device; nothing is read back before a row is written."""
+        self._n_metrics += 1
+        for name, value in metrics.items():
+            value = value.detach()
+            self._metrics[name] = self._metrics[name] + value if name in self._metrics else value
+
+    def dump_logs(self) -> None:
+        """Write one row of metrics: means since the last row, and the schedules' positions."""
+        for name, total in self._metrics.items():
+            self.logger.record(name, total.item() / self._n_metrics)
+        self._metrics, self._n_metrics = {}, 0
+        remaining = self._current_progress_remaining
+        self.logger.record("train/learning_rate", self.lr_schedule(remaining))
+        self.logger.record("train/n_updates", self._n_updates)
+        temperature = getattr(self.estimator, "temperature", None)
+        if temperature is not None:
+            self.logger.record("train/temperature", float(temperature))
+        super().dump_logs()
+
+    def save_replay_buffer(self, path: str | Path) -> None:  # type: ignore[override]
+        """Write the replay as safetensors."""
+        self.replay_buffer.save(path)
+
+    def load_replay_buffer(  # type: ignore[override]
+        self, path: str | Path, truncate_last_traj: bool = True
+    ) -> None:
+        """Read a replay written by `save_replay_buffer`; ValueError when it does not fit."""
+        self.replay_buffer.load(path)
+
+
+def _make_estimator(
+    estimator: str | dict[str, Any] | Estimator, temperature: float | dict[str, Any] | None
+) -> Estimator:
+    """An estimator from its name, its settings or itself; `temperature` overrides its own."""
+    if isinstance(estimator, Estimator):
+        if temperature is not None:
+            raise ValueError(
+                "give the temperature to the estimator itself, or the estimator by name"
+            )
+        return estimator
+    settings: dict[str, Any]
+    settings = {"name": estimator} if isinstance(estimator, str) else dict(estimator)
+    if "name" not in settings:
+        raise ValueError(f"estimator needs a name, got {estimator!r}")
+    if temperature is not None:
+        settings["temperature"] = temperature
+    return make_estimator(**settings)

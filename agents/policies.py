@@ -1,0 +1,149 @@
+"""Categorical policies: observation -> FactoredCategorical over the action's factors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from gumbelrl.agents.action_spaces import FactoredActions
+from gumbelrl.agents.checks import check_choice, check_int
+from gumbelrl.agents.critics import CRITICS
+from gumbelrl.agents.networks import mlp
+from gumbelrl.gumbel import FactoredCategorical
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor
+
+
+class CategoricalPolicy(BasePolicy):
+    """A perceptron from features to the logits of M categorical factors.
+
+    Args:
+        observation_space: the environment's.
+        action_space: Discrete, MultiDiscrete or MultiBinary.
+        lr_schedule: Stable-Baselines3's schedule; unused here, the agents own their optimisers.
+        net_arch: hidden widths of every network of the agent.
+        activation: one of `networks.ACTIVATIONS`.
+        features_extractor_class: Stable-Baselines3 features extractor.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule | None = None,
+        net_arch: Sequence[int] = (64, 64),
+        activation: str = "relu",
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            features_extractor_class=features_extractor_class,
+            features_extractor_kwargs=features_extractor_kwargs,
+        )
+        self.actions = FactoredActions(action_space)
+        self.net_arch, self.activation = net_arch, activation
+        self.features_extractor = self.make_features_extractor()
+        self.features_dim = self.features_extractor.features_dim
+        self.actor = mlp(self.features_dim, net_arch, self.actions.n_categories, activation)
+        self.action_start: Tensor
+        self.register_buffer("action_start", torch.as_tensor(self.actions.start), persistent=False)
+        self.generator: torch.Generator | None = None  # set by the agent; draws every action
+
+    def features(self, obs: PyTorchObs) -> Tensor:
+        """Preprocessed observation through the actor's extractor, [B, D]."""
+        return self.extract_features(obs, self.features_extractor)
+
+    def dist(self, obs: PyTorchObs, validate: bool | None = False) -> FactoredCategorical:
+        """The action distribution of each observation, batch shape [B]."""
+        logits = self.actor(self.features(obs))  # (B, ΣK)
+        return FactoredCategorical(logits, self.actions.nvec, validate=validate)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Stable-Baselines3's walks over every module at every step; this one on a change."""
+        if self.training != mode:
+            super().set_training_mode(mode)
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        dist = self.dist(observation)
+        indices = dist.mode() if deterministic else dist.sample(self.generator)  # (B, M)
+        return indices + self.action_start
+
+
+class GumbelSACPolicy(CategoricalPolicy):
+    """Actor, critics and target critics of GumbelSAC.
+
+    Args:
+        critic: "heads" (one output per action, Discrete only), "action_in" (perceptron on
+            observation and one-hot), or "auto": heads on Discrete, action_in elsewhere.
+        n_critics: ensemble size; targets take the minimum over it.
+
+    The other arguments are `CategoricalPolicy`'s.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule | None = None,
+        net_arch: Sequence[int] = (64, 64),
+        activation: str = "relu",
+        critic: str = "auto",
+        n_critics: int = 2,
+        features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
+        features_extractor_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            net_arch,
+            activation,
+            features_extractor_class,
+            features_extractor_kwargs,
+        )
+        check_choice("critic", critic, ("auto", *CRITICS))
+        check_int("n_critics", n_critics, minimum=1)
+        if critic == "auto":
+            critic = "heads" if self.actions.n_factors == 1 else "action_in"
+        self.critic_features_extractor = self.make_features_extractor()
+        self.critic = CRITICS[critic](
+            self.features_dim, self.actions.nvec, net_arch, n_critics, activation
+        )
+        self.critic_target = deepcopy(self.critic).requires_grad_(False)
+        self.critic_target_features_extractor = deepcopy(
+            self.critic_features_extractor
+        ).requires_grad_(False)
+
+    def critic_features(self, obs: PyTorchObs) -> Tensor:
+        """Preprocessed observation through the critics' extractor, [B, D]."""
+        return self.extract_features(obs, self.critic_features_extractor)
+
+    def target_features(self, obs: PyTorchObs) -> Tensor:
+        """Preprocessed observation through the target critics' extractor, [B, D]."""
+        return self.extract_features(obs, self.critic_target_features_extractor)
+
+
+class ReinforcePolicy(CategoricalPolicy):
+    """Actor and value baseline of REINFORCE; arguments are `CategoricalPolicy`'s."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.value_features_extractor = self.make_features_extractor()
+        self.value_net = mlp(self.features_dim, self.net_arch, 1, self.activation)
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """The baseline V(s), [B, 1]."""
+        return self.value_net(self.extract_features(obs, self.value_features_extractor))
+
+    def forward(self, obs: PyTorchObs) -> tuple[Tensor, Tensor, Tensor]:
+        """Sampled actions [B, M], values [B, 1] and log-probabilities [B], for rollouts."""
+        dist = self.dist(obs)
+        indices = dist.sample(self.generator)
+        return indices + self.action_start, self.predict_values(obs), dist.log_prob(indices)

@@ -1,0 +1,344 @@
+"""From a command line to a checked configuration, by Hydra's compose API.
+
+The Python signature is the schema: a config group carries `_target_` and keyword arguments, and
+its keys and types are checked against the target's signature, so nothing is declared twice. Every
+mistake ends in one `ConfigError`, a message that names the key and the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+CONFIG_DIR = Path(__file__).parent
+GROUPS = ("agent", "env", "tracking")
+# What the caller of a target supplies itself.
+RESERVED = {"agent": {"env", "seed", "device", "_init_setup_model"}, "env": {"seed"}}
+
+T = TypeVar("T")
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names the key and what is allowed."""
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class RunSettings:
+    """The keys of config.yaml outside the groups; their meaning stands there."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    total_steps: Positive
+    device: str
+    threads: Positive
+    eval_every: Positive
+    eval_episodes: Positive
+    stop_at_return: float | None
+    log_every: Positive
+    checkpoint_every: Positive
+    run_dir: str | None
+    resume: str | None
+    trust: list[str]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class EvaluateSettings:
+    """The keys of evaluate.py; their meaning stands in its help."""
+
+    run: str
+    checkpoint: str = "last"
+    episodes: Positive = 100
+    deterministic: bool = True
+    seed: Annotated[int, Field(ge=0)] = 0
+    device: str = "cpu"
+    trust: list[str] = Field(default_factory=list)
+
+
+def parse_settings(arguments: Sequence[str], settings: Callable[..., T]) -> T:
+    """key=value arguments, in Hydra's grammar, as a pydantic dataclass.
+
+    Raises:
+        ConfigError: an unknown or missing key, a wrong type, out of range.
+    """
+    allowed = list(settings.__dataclass_fields__)  # type: ignore[attr-defined]
+    given: dict[str, Any] = {}
+    for text in arguments:
+        override = _parse_override(text)
+        given[override.key_or_group] = override.value()
+    for key in given:
+        if key not in allowed:
+            raise ConfigError(
+                f"no key {key!r}{nearest(key, allowed)} Allowed: {', '.join(allowed)}"
+            )
+    try:
+        return settings(**given)
+    except ValidationError as error:
+        raise ConfigError(_first_message("", error)) from error
+
+
+def group_options(group: str) -> list[str]:
+    """Names of the YAML files of a group."""
+    return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+
+
+def compose(arguments: Sequence[str]) -> dict[str, Any]:
+    """Compose config.yaml with command-line overrides in Hydra's grammar, resolved and checked.
+
+    A key that no YAML file mentions is allowed when the target's signature has it. `env=` also
+    takes the id of any environment.
+
+    Raises:
+        ConfigError: unknown group option or key (names the nearest), wrong type, out of range.
+    """
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+    overrides = _open_overrides(arguments)
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            node = hydra.compose("config", overrides)
+        config = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = str(error.full_key)
+        raise ConfigError(f"{key} has no value; give one: {key}=...") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    return check_config(typing.cast(dict[str, Any], config))
+
+
+def _open_overrides(arguments: Sequence[str]) -> list[str]:
+    """Overrides that Hydra's struct mode lets through; signatures decide about keys later."""
+    opened: list[str] = []
+    for text in arguments:
+        override = _parse_override(text)
+        key, value = override.key_or_group, override.value()
+        if key in GROUPS and isinstance(value, Mapping):
+            raise ConfigError(f"{key}= takes a name; one of {', '.join(group_options(key))}")
+        if key in GROUPS:
+            opened += _group_override(key, str(value))
+        elif override.is_add() or override.is_force_add() or override.is_delete():
+            opened.append(text)
+        else:
+            opened.append(f"++{text}")
+    return opened
+
+
+def _parse_override(text: str) -> Any:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise ConfigError(
+            f"cannot read {text!r}: arguments are key=value, such as seed=3 or agent.gamma=0.98"
+        ) from error
+    if override.is_sweep_override():
+        raise ConfigError(f"{text!r} is a sweep of values; give one")
+    return override
+
+
+def _group_override(group: str, name: str) -> list[str]:
+    options = group_options(group)
+    if name in options:
+        return [f"{group}={name}"]
+    if group == "env" and (":" in name or "/" in name or "-v" in name):
+        return ["env=gym", f"++env.id='{name}'"]
+    hint = nearest(name, options)
+    more = ", or the id of any environment, such as CartPole-v1" if group == "env" else ""
+    raise ConfigError(f"no {group} named {name!r}{hint} Allowed: {', '.join(options)}{more}")
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str:
+    """`; did you mean 'x'?`, or `.` where nothing is near."""
+    near = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def check_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Check every key and type of a plain configuration; returns it with converted values.
+
+    Raises:
+        ConfigError: the first mistake.
+    """
+    top = {key: value for key, value in config.items() if key not in GROUPS}
+    allowed = list(RunSettings.__dataclass_fields__)
+    for key in top:
+        if key not in allowed:
+            names = [*allowed, *GROUPS]
+            raise ConfigError(f"no key {key!r}{nearest(key, names)} Allowed: {', '.join(names)}")
+    try:
+        settings = RunSettings(**top)
+    except ValidationError as error:
+        raise ConfigError(_first_message("", error)) from error
+    checked = {group: _check_group(group, config[group]) for group in GROUPS}
+    return {**checked, **{name: getattr(settings, name) for name in allowed}}
+
+
+def _check_group(group: str, node: Any) -> dict[str, Any]:
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise ConfigError(f"{group} needs a _target_: the import path of what it configures")
+    target = resolve_target(group, str(node["_target_"]))
+    checked: dict[str, Any] = {"_target_": node["_target_"]}
+    parameters = accepted_parameters(target)
+    reserved = RESERVED.get(group, set())
+    names = [name for name in parameters if name not in reserved]
+    for key, value in node.items():
+        if key.startswith("_") and key.endswith("_"):
+            checked[key] = value
+        elif key in reserved and key in parameters:
+            top = "on the top level" if key in RunSettings.__dataclass_fields__ else "by train.py"
+            raise ConfigError(f"{group}.{key} is set {top}, not in the group")
+        elif key not in parameters:
+            hint = nearest(key, names)
+            raise ConfigError(f"no key {group}.{key}{hint} Allowed: {', '.join(names)}")
+        else:
+            checked[key] = _check_type(f"{group}.{key}", value, parameters[key])
+    if group == "agent":
+        _check_policy_kwargs(target, checked)
+    return checked
+
+
+def _check_policy_kwargs(agent: Any, node: dict[str, Any]) -> None:
+    aliases = getattr(agent, "policy_aliases", {})
+    policy = node.get("policy", "MlpPolicy")
+    if isinstance(policy, str) and policy not in aliases:
+        hint = nearest(policy, aliases)
+        raise ConfigError(f"no agent.policy {policy!r}{hint} Allowed: {', '.join(aliases)}")
+    own = {"observation_space", "action_space", "lr_schedule"}
+    parameters = accepted_parameters(aliases[policy])
+    names = [name for name in parameters if name not in own]
+    for key, value in (node.get("policy_kwargs") or {}).items():
+        where = f"agent.policy_kwargs.{key}"
+        if key not in names:
+            raise ConfigError(f"no key {where}{nearest(key, names)} Allowed: {', '.join(names)}")
+        _check_type(where, value, parameters[key])
+
+
+def resolve_target(group: str, path: str) -> Any:
+    """Import what a `_target_` names; ConfigError when it is not there."""
+    from hydra.utils import get_object
+
+    try:
+        return get_object(path)
+    except Exception as error:  # whatever a user's module raises while it is imported
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"{group}._target_={path} cannot be imported: {reason}") from error
+
+
+def accepted_parameters(target: Any) -> dict[str, Any]:
+    """Keyword parameters and their type hints; `**kwargs` of a class goes on to its bases."""
+    functions: list[Callable[..., Any]]
+    if inspect.isclass(target):
+        functions = [vars(c)["__init__"] for c in target.__mro__ if "__init__" in vars(c)]
+    else:
+        functions = [target]
+    found: dict[str, Any] = {}
+    for function in functions:
+        parameters = inspect.signature(function).parameters.values()
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                found.setdefault(parameter.name, _type_hint(parameter, function))
+        if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    found.pop("self", None)
+    return found
+
+
+def _type_hint(parameter: inspect.Parameter, function: Callable[..., Any]) -> Any:
+    """The parameter's type; Any where it has none, or one that exists for type checkers only.
+
+    One by one, because `typing.get_type_hints` gives up on all when one cannot be resolved.
+    """
+    carrier = type("", (), {"__annotations__": {"hint": parameter.annotation}})
+    if parameter.annotation is parameter.empty:
+        return Any
+    try:
+        scope = getattr(function, "__globals__", {})
+        return typing.get_type_hints(carrier, scope, include_extras=True)["hint"]
+    except Exception:
+        return Any
+
+
+def _check_type(key: str, value: Any, hint: Any) -> Any:
+    if isinstance(value, Mapping) and "_target_" in value:
+        return value  # an object that is built later; its own constructor checks it
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except PydanticUserError:
+        adapter = TypeAdapter(hint)  # a dataclass or a model has its own configuration
+    except Exception:  # a hint that pydantic does not know: the constructor decides
+        return value
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise ConfigError(_first_message(key, error)) from error
+
+
+def _first_message(key: str, error: ValidationError) -> str:
+    """One line from pydantic's report: the key, what was given, what is allowed."""
+    details = error.errors()
+    where = key or ".".join(str(part) for part in details[0]["loc"])
+    if details[0]["type"] == "missing":
+        return f"{where} has no value; give one: {where}=..."
+    wanted = {detail["msg"].removeprefix("Input should be ") for detail in details}
+    given = details[0]["input"]
+    if key and len(details) > 1:  # a union: every member says what it would take
+        return f"{where} must be {' or '.join(sorted(wanted))}, got {given!r}"
+    return f"{where} must be {wanted.pop()}, got {given!r}"
+
+
+def check_trusted(config: Mapping[str, Any], trust: Sequence[str]) -> None:
+    """Refuse a run folder's configuration that would import code not named as trusted.
+
+    What a run folder holds is data: `_target_`, wrapper paths and `module:Env` ids may name
+    gumbelrl's own parts and Gymnasium's wrappers; anything else must be in `trust`.
+
+    Raises:
+        ConfigError: names the first foreign import and the override that would allow it.
+    """
+    own = {
+        "gumbelrl.agents.GumbelSAC",
+        "gumbelrl.agents.REINFORCE",
+        "gumbelrl.envs.make_vec_env",
+        "gumbelrl.tracking.WandbSettings",
+    }
+
+    def walk(node: Any, key: str) -> None:
+        if isinstance(node, Mapping):
+            for name, value in node.items():
+                walk(value, f"{key}.{name}" if key else str(name))
+        elif isinstance(node, list | tuple):
+            for index, value in enumerate(node):
+                walk(value, f"{key}[{index}]")
+        elif isinstance(node, str):
+            path = node
+            if key.endswith("_target_"):
+                allowed = path in own
+            elif key.startswith("env.wrappers"):
+                allowed = "." not in path or path.startswith("gymnasium.wrappers.")
+            elif key == "env.id" and ":" in path:
+                allowed = False
+            else:
+                return
+            module = path.partition(":")[0]
+            if not allowed and not any(
+                module == name or module.startswith(f"{name}.") for name in trust
+            ):
+                raise ConfigError(
+                    f"the run folder's {key}={path} would import code; if you trust it, "
+                    f"add trust=[{module.rpartition('.')[0] or module}]"
+                )
+
+    walk(config, "")

@@ -1,0 +1,227 @@
+"""Making any Gymnasium environment by id, vectorised for Stable-Baselines3's agents."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.error import DependencyNotInstalled
+from gymnasium.error import Error as GymnasiumError
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+
+# What to install for environments that Gymnasium does not carry: a word in the id or the entry
+# point -> (the package that registers them, our extra).
+_EXTRAS = {
+    "box2d": ("Box2D", "box2d"),
+    "mujoco": ("mujoco", "mujoco"),
+    "MinAtar/": ("minatar", "minatar"),
+    "MiniGrid-": ("minigrid", "minigrid"),
+    "BabyAI-": ("minigrid", "minigrid"),
+    "ALE/": ("ale_py", "atari"),
+}
+
+Wrapper = str | Mapping[str, Any] | Callable[[gymnasium.Env], gymnasium.Env]
+
+
+class MakeEnvError(ValueError):
+    """An environment that cannot be made; the message says what was asked for and what to do."""
+
+
+class NonFiniteError(ValueError):
+    """NaN or infinity from an environment: which step, which field. Nothing was trained on it."""
+
+
+def make_env(
+    id: str,
+    *,
+    wrappers: Sequence[Wrapper] = (),
+    max_episode_steps: int | None = None,
+    render_mode: str | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> gymnasium.Env:
+    """Make one environment: `gymnasium.make`, episode statistics, then the user's wrappers.
+
+    Args:
+        id: a registered id, or `module:Env-v0`, which imports the module first.
+        wrappers: applied in order: a callable, the import path of a wrapper class such as
+            "gymnasium.wrappers.FlattenObservation", or `{"wrapper": path, **arguments}`.
+        max_episode_steps: time limit in steps; None keeps the registered one.
+        render_mode: Gymnasium's.
+        kwargs: passed to the environment's constructor.
+
+    Raises:
+        MakeEnvError: unknown id (names the nearest), a package that is missing (says which to
+            install), or arguments that the environment or a wrapper refuses.
+    """
+    try:
+        env = gymnasium.make(
+            _import_registrar(id),
+            max_episode_steps=max_episode_steps,
+            render_mode=render_mode,
+            **(kwargs or {}),
+        )
+    except DependencyNotInstalled as error:
+        raise MakeEnvError(_missing_package(id, str(error))) from error
+    except ModuleNotFoundError as error:
+        raise MakeEnvError(f"the environment {id!r} cannot be imported: {error}") from error
+    except GymnasiumError as error:
+        raise MakeEnvError(_unknown_id(id, str(error))) from error
+    except TypeError as error:
+        raise MakeEnvError(f"{id} refuses its arguments {dict(kwargs or {})}: {error}") from error
+    # Innermost, so that returns are the environment's own whatever the wrappers scale.
+    env = Monitor(env)
+    for wrapper in wrappers:
+        env = _wrap(env, wrapper)
+    return env
+
+
+def make_vec_env(
+    id: str,
+    n_envs: int = 1,
+    seed: int | None = None,
+    *,
+    vectorization: str = "sync",
+    wrappers: Sequence[Wrapper] = (),
+    max_episode_steps: int | None = None,
+    render_mode: str | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+) -> VecEnv:
+    """Make N copies of an environment that step together, for an agent to train on.
+
+    Episodes restart in the same step: the observation returned with `done` is the next episode's
+    first, `infos[i]["terminal_observation"]` the ended one's last, and
+    `infos[i]["TimeLimit.truncated"]` tells a time limit from a termination. A NaN or infinity
+    raises `NonFiniteError` before anything is stored.
+
+    Args:
+        id: as in `make_env`, like every argument that is not named here.
+        n_envs: N, environments that step together, >= 1.
+        seed: environment i starts from seed + i; None leaves them unseeded.
+        vectorization: "sync" steps them in this process (faster for cheap environments), "async"
+            in one process each.
+
+    Raises:
+        MakeEnvError: as `make_env`; also n_envs < 1 or an unknown vectorization.
+    """
+    if isinstance(n_envs, bool) or not isinstance(n_envs, int) or n_envs < 1:
+        raise MakeEnvError(f"n_envs must be an integer >= 1, got {n_envs!r}")
+    vectorizers = {"sync": DummyVecEnv, "async": SubprocVecEnv}
+    if vectorization not in vectorizers:
+        raise MakeEnvError(f"vectorization must be 'sync' or 'async', got {vectorization!r}")
+
+    def make_one() -> gymnasium.Env:
+        return make_env(
+            id,
+            wrappers=wrappers,
+            max_episode_steps=max_episode_steps,
+            render_mode=render_mode,
+            kwargs=kwargs,
+        )
+
+    if vectorization == "async":
+        make_one().close()  # a mistake is told here, not by a worker that dies
+    vec_env = FiniteCheck(vectorizers[vectorization]([make_one] * n_envs))
+    if seed is not None:
+        vec_env.seed(seed)
+    return vec_env
+
+
+class FiniteCheck(VecEnvWrapper):
+    """Raises `NonFiniteError` when a reward or an observation is NaN or infinite."""
+
+    def __init__(self, venv: VecEnv) -> None:
+        super().__init__(venv)
+        self.env_steps = 0
+
+    def reset(self) -> Any:
+        obs = self.venv.reset()
+        self._check("observation after reset", obs)
+        return obs
+
+    def step_wait(self) -> Any:
+        obs, rewards, dones, infos = self.venv.step_wait()
+        self.env_steps += self.num_envs
+        self._check("reward", rewards)
+        self._check("observation", obs)
+        return obs, rewards, dones, infos
+
+    def _check(self, field: str, values: Any) -> None:
+        if isinstance(values, dict):
+            for key, value in values.items():
+                self._check(f"{field}[{key!r}]", value)
+            return
+        # One pass in the ordinary case: a sum is finite unless a term is not (or it overflows).
+        if values.dtype.kind != "f" or np.isfinite(values.sum()) or np.isfinite(values).all():
+            return
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+        place = f" at index {list(index[1:])}" if len(index) > 1 else ""
+        raise NonFiniteError(
+            f"the environment returned {values[index]} in its {field}{place} "
+            f"(environment {index[0]}, env step {self.env_steps}); nothing was trained on it. "
+            "Repair the environment, or clip in a wrapper such as "
+            "gymnasium.wrappers.TransformObservation"
+        )
+
+
+def nearest_ids(id: str, n: int = 3) -> list[str]:
+    """Registered ids that look most like `id`."""
+    return difflib.get_close_matches(id, list(gymnasium.registry), n=n, cutoff=0.5)
+
+
+def _import_registrar(id: str) -> str:
+    """Import the package that registers `id`, where that is known and installed."""
+    for word, (module, _) in _EXTRAS.items():
+        if id.startswith(word):
+            try:
+                package = importlib.import_module(module)
+            except ModuleNotFoundError as error:
+                raise MakeEnvError(_missing_package(id, str(error))) from error
+            if module == "minatar" and id not in gymnasium.registry:
+                importlib.import_module("minatar.gym").register_envs()
+            elif id not in gymnasium.registry:
+                gymnasium.register_envs(package)
+    return id
+
+
+def _missing_package(id: str, reason: str) -> str:
+    spec = gymnasium.registry.get(id)
+    traits = f"{id} {spec.entry_point if spec else ''} {reason}".lower()
+    for word, (_, extra) in _EXTRAS.items():
+        if word.lower() in traits:
+            return f'{id} needs a package that is missing; run: pip install "gumbelrl[{extra}]"'
+    return f"{id} needs a package that is missing: {reason}"
+
+
+def _unknown_id(id: str, reason: str) -> str:
+    near = nearest_ids(id)
+    if near:
+        hint = f"the nearest registered ids are {', '.join(near)}"
+    else:
+        hint = "nothing registered looks like it; `module:Env-v0` imports your module first"
+    return f"no environment {id!r}: {hint} ({reason.splitlines()[0]})"
+
+
+def _wrap(env: gymnasium.Env, wrapper: Wrapper) -> gymnasium.Env:
+    if callable(wrapper):
+        return wrapper(env)
+    arguments = {"wrapper": wrapper} if isinstance(wrapper, str) else dict(wrapper)
+    path = arguments.pop("wrapper", None)
+    if not isinstance(path, str) or "." not in path:
+        raise MakeEnvError(
+            "a wrapper must be an import path such as gymnasium.wrappers.FlattenObservation, or "
+            f"a mapping {{wrapper: path, ...arguments}}, got {wrapper!r}"
+        )
+    module, _, name = path.rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise MakeEnvError(f"cannot import the wrapper {path!r}: {error}") from error
+    try:
+        return factory(env, **arguments)
+    except TypeError as error:
+        raise MakeEnvError(f"the wrapper {path} refuses {arguments}: {error}") from error

@@ -1,0 +1,92 @@
+"""Evaluate a finished run: python evaluate.py run=RUN_FOLDER episodes=100
+
+    run=FOLDER          a run folder that train.py wrote
+    checkpoint=last     last, best, or the path of a checkpoint folder
+    episodes=100        whole episodes, >= 1
+    deterministic=true  the most likely action; false samples from the policy
+    seed=0              of the evaluation's environments
+    device=cpu          cpu, cuda, cuda:1, ... or auto
+    trust=[]            modules that the run's configuration may import, beyond gumbelrl
+
+Prints mean, 95 % interval, standard deviation, min and max of the undiscounted returns.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gumbelrl.configs.compose import EvaluateSettings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 2 bad input."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or any(argument in ("-h", "--help", "help") for argument in arguments):
+        print(__doc__)
+        return 0
+    from gumbelrl.configs.compose import EvaluateSettings, parse_settings
+
+    try:
+        print_evaluation(parse_settings(arguments, EvaluateSettings))
+    except (ValueError, FileNotFoundError) as error:  # ConfigError and its like among them
+        print(f"evaluate.py: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("evaluate.py: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def print_evaluation(settings: EvaluateSettings) -> None:
+    """Load the run's agent, play the episodes, print the table."""
+    import torch
+    from gumbelrl.configs.compose import ConfigError, check_config, check_trusted
+    from gumbelrl.tracking import RunFolder, best, evaluate, latest
+    from gumbelrl.train import agent_class, env_factory, select_device
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    folder = RunFolder.open(settings.run)
+    stored = folder.read_config()
+    check_trusted(stored, settings.trust)
+    config = check_config(stored)
+    torch.set_num_threads(config["threads"])
+    finders = {"last": latest, "best": best}
+    if settings.checkpoint in finders:
+        checkpoint = finders[settings.checkpoint](folder.checkpoints)
+    else:
+        checkpoint = Path(settings.checkpoint)
+    if checkpoint is None or not (checkpoint / "agent.zip").is_file():
+        raise ConfigError(
+            f"no checkpoint {settings.checkpoint!r} in {folder.path}: use checkpoint=last, "
+            "checkpoint=best, or the path of a folder that holds agent.zip"
+        )
+    agent = agent_class(config["agent"]).load(
+        checkpoint / "agent.zip", device=select_device(settings.device)
+    )
+    result = evaluate(
+        agent,
+        env_factory(config["env"]),
+        settings.episodes,
+        settings.seed,
+        deterministic=settings.deterministic,
+    )
+    low, high = result.interval
+    kind = "deterministic" if settings.deterministic else "sampled"
+    table = Table(title=Text(f"{checkpoint}"), show_header=False, title_justify="left")
+    table.add_row("episodes", f"{result.episodes}, {kind} actions, seed {settings.seed}")
+    table.add_row("mean return", f"{result.mean:.2f}")
+    table.add_row("95 % interval", f"{low:.2f} to {high:.2f}")
+    table.add_row("standard deviation", f"{result.std:.2f}")
+    table.add_row("min, max", f"{result.min:.2f}, {result.max:.2f}")
+    table.add_row("mean length", f"{result.length_mean:.1f} steps")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
