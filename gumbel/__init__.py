@@ -1,7 +1,9 @@
 """Sampling discrete actions with a gradient: the distribution, the sampler, the estimators."""
 
+from gumbelrl.gumbel.diagnostics import GradientReport, gradient_report
 from gumbelrl.gumbel.distribution import FactoredCategorical
 from gumbelrl.gumbel.estimator import Estimator, Pathwise
+from gumbelrl.gumbel.learned_temperature import LearnedTemperature
 from gumbelrl.gumbel.noise import conditional_gumbels, gumbel_noise
 from gumbelrl.gumbel.registry import ESTIMATORS, make_estimator
 from gumbelrl.gumbel.sampler import GumbelSoftmax, gumbel_softmax
@@ -21,11 +23,14 @@ __all__ = [
     "Estimator",
     "Exponential",
     "FactoredCategorical",
+    "GradientReport",
     "GumbelSoftmax",
+    "LearnedTemperature",
     "Linear",
     "Pathwise",
     "Schedule",
     "conditional_gumbels",
+    "gradient_report",
     "gumbel_noise",
     "gumbel_softmax",
     "make_estimator",

@@ -65,16 +65,15 @@ def conditional_gumbels(theta: Tensor, one_hot: Tensor, noise: Tensor) -> Tensor
     Returns:
         [..., K] z, differentiable in θ; argmax z is D, and z over D ~ Cat(softmax θ) is θ + G.
     """
-    shape = torch.broadcast_shapes(theta.shape, noise.shape)
     allowed = theta > -torch.inf
+    # A masked θ_j = −inf would put +inf through logaddexp, whose gradient there is NaN.
+    free = noise + theta.where(allowed, 0.0)  # θ_j − log E_j, [..., K]
     log_z = theta.logsumexp(-1, keepdim=True)
     top = log_z + (noise * one_hot).sum(-1, keepdim=True)  # logZ − log E_i, [..., 1]
     # Laid out in full: arithmetic that broadcasts a short last axis is not vectorised.
-    top = top.expand(shape).contiguous()
-    # A masked θ_j = −inf would put +inf through logaddexp, whose gradient there is NaN.
-    free = noise + theta.where(allowed, 0.0)  # θ_j − log E_j
+    top = top.expand(free.shape).contiguous()
     others = -torch.logaddexp(-free, -top)
     # Where free is far above top, rounding closes the gap: keep the loser strictly below.
     below = torch.nextafter(top.detach(), top.new_full((), -torch.inf))
-    others = torch.minimum(others, below).masked_fill(~allowed.expand(shape), -torch.inf)
+    others = torch.minimum(others, below).masked_fill(~allowed, -torch.inf)
     return torch.where(one_hot > 0.5, top, others)
