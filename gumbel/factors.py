@@ -9,24 +9,29 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from gumbelrl.gumbel.gradient import transformed
 from torch import Tensor
+
+
+def _to_padded(flat: Tensor, places: Tensor, m: int, fill: float) -> Tensor:
+    wide = torch.nn.functional.pad(flat, (0, 1), value=fill)  # [..., ΣK + 1]
+    return wide.index_select(-1, places).view(*flat.shape[:-1], m, -1)  # [..., M, Kmax]
+
+
+def _to_flat(padded: Tensor, places: Tensor) -> Tensor:
+    return padded.flatten(-2).index_select(-1, places)  # [..., ΣK]
 
 
 class _Pad(torch.autograd.Function):
     """Flat to padded; its gradient is the gather back, which is cheaper than index_add."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(flat: Tensor, to_padded: Tensor, to_flat: Tensor, m: int, fill: float) -> Tensor:
-        wide = torch.nn.functional.pad(flat, (0, 1), value=fill)  # [..., ΣK + 1]
-        return wide.index_select(-1, to_padded).view(*flat.shape[:-1], m, -1)  # [..., M, Kmax]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        _, to_padded, to_flat, m, _ = inputs
+    def forward(
+        ctx: Any, flat: Tensor, to_padded: Tensor, to_flat: Tensor, m: int, fill: float
+    ) -> Tensor:
         ctx.save_for_backward(to_padded, to_flat)
         ctx.m = m
+        return _to_padded(flat, to_padded, m, fill)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -37,17 +42,11 @@ class _Pad(torch.autograd.Function):
 class _Flatten(torch.autograd.Function):
     """Padded to flat; its gradient is the padding with zeros."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(padded: Tensor, to_padded: Tensor, to_flat: Tensor, m: int) -> Tensor:
-        return padded.flatten(-2).index_select(-1, to_flat)  # [..., ΣK]
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
-        _, to_padded, to_flat, m = inputs
+    def forward(ctx: Any, padded: Tensor, to_padded: Tensor, to_flat: Tensor, m: int) -> Tensor:
         ctx.save_for_backward(to_padded, to_flat)
         ctx.m = m
+        return _to_flat(padded, to_flat)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
@@ -103,6 +102,8 @@ class FactorLayout:
         if self.equal:
             return flat.reshape(*flat.shape[:-1], self.m, self.k_max)
         to_padded, to_flat = _indices(self.nvec, flat.device)
+        if transformed():  # plain operations, which vmap and compilers know
+            return _to_padded(flat, to_padded, self.m, fill)
         return _pad(flat, to_padded, to_flat, self.m, fill)
 
     def flatten(self, padded: Tensor) -> Tensor:
@@ -110,6 +111,8 @@ class FactorLayout:
         if self.equal:
             return padded.flatten(-2)
         to_padded, to_flat = _indices(self.nvec, padded.device)
+        if transformed():
+            return _to_flat(padded, to_flat)
         return _flatten(padded, to_padded, to_flat, self.m)
 
 

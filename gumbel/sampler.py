@@ -62,7 +62,9 @@ def gumbel_softmax(
     index = z.argmax(-1)
     if not (theta.requires_grad and torch.is_grad_enabled()):
         return one_hot_like(theta, index).to(dtype)
-    return straight_through(theta, index, [(1.0 / tau, softmax(z / tau))]).to(dtype)
+    return straight_through(theta, index, [(1.0 / tau, softmax(z if tau == 1.0 else z / tau))]).to(
+        dtype
+    )
 
 
 class GumbelSoftmax(nn.Module):
