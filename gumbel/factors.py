@@ -15,7 +15,7 @@ from torch import Tensor
 
 def _to_padded(flat: Tensor, places: Tensor, m: int, fill: float) -> Tensor:
     wide = torch.nn.functional.pad(flat, (0, 1), value=fill)  # [..., ΣK + 1]
-    return wide.index_select(-1, places).view(*flat.shape[:-1], m, -1)  # [..., M, Kmax]
+    return wide.index_select(-1, places).view(*flat.shape[:-1], m, len(places) // m)
 
 
 def _to_flat(padded: Tensor, places: Tensor) -> Tensor:
