@@ -21,7 +21,7 @@ train: $(STAMP)
 	$(BIN)/python train.py agent=gumbel_sac env=cartpole total_steps=100000 stop_at_return=475 $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
 
 # Lint, format, types.
 check: $(STAMP)

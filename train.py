@@ -150,7 +150,7 @@ class Run:
         """Everything that can refuse its input, before anything is written but the folder."""
         import torch
         from gumbelrl.configs.compose import ConfigError
-        from gumbelrl.tracking import RunFolder, default_run_dir, latest
+        from gumbelrl.tracking import RunFolder, WandbSettings, default_run_dir, latest
 
         config = self.config
         torch.set_num_threads(config["threads"])
@@ -165,6 +165,9 @@ class Run:
                 raise ConfigError(
                     f"resume: {self.folder.path} has no checkpoint yet; start a new run"
                 )
+        self.tracking = WandbSettings(
+            **{key: value for key, value in config["tracking"].items() if key[0] != "_"}
+        )
         self.make_env = env_factory(config["env"])
         self.env = self.make_env(int(config["env"].get("n_envs", 1)), config["seed"])
         self.agent = build_agent(config["agent"], self.env, config["seed"], device, checkpoint)
@@ -187,7 +190,6 @@ class Run:
             EvaluationCallback,
             JsonlWriter,
             ProgressCallback,
-            WandbSettings,
             start_wandb,
         )
         from stable_baselines3.common.logger import Logger
@@ -208,8 +210,7 @@ class Run:
         self.earlier_seconds = 0.0
         if checkpoint is not None:
             self._load_state(checkpoint)
-        tracking = {key: value for key, value in config["tracking"].items() if key[0] != "_"}
-        self.wandb = start_wandb(WandbSettings(**tracking), folder.path, config)
+        self.wandb = start_wandb(self.tracking, folder.path, config)
         metrics = JsonlWriter(folder.metrics_path, append=checkpoint is not None)
         self.logger = Logger(str(folder.path), [metrics, self.wandb])
         self.agent.set_logger(self.logger)

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.utils import check_for_correct_spaces
 from torch import Tensor
 
@@ -263,7 +263,7 @@ class PickleFreeAlgorithm(BaseAlgorithm):
         agent.action_space = decode_space(header["action_space"])
         agent.n_envs = header["n_envs"]
         if env is not None:
-            env = cls._wrap_env(env, agent.verbose)
+            env = cls._wrap_env(maybe_make_env(env, agent.verbose), agent.verbose)
             check_for_correct_spaces(env, agent.observation_space, agent.action_space)
             agent.n_envs = env.num_envs
         agent._setup_model()

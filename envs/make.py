@@ -58,12 +58,12 @@ def make_env(
         MakeEnvError: unknown id (names the nearest), a package that is missing (says which to
             install), or arguments that the environment or a wrapper refuses.
     """
+    arguments = dict(kwargs or {})
+    if render_mode is not None:  # environments that draw nothing need not know the argument
+        arguments["render_mode"] = render_mode
     try:
         env = gymnasium.make(
-            _import_registrar(id),
-            max_episode_steps=max_episode_steps,
-            render_mode=render_mode,
-            **(kwargs or {}),
+            _import_registrar(id), max_episode_steps=max_episode_steps, **arguments
         )
     except DependencyNotInstalled as error:
         raise MakeEnvError(_missing_package(id, str(error))) from error
@@ -72,7 +72,7 @@ def make_env(
     except GymnasiumError as error:
         raise MakeEnvError(_unknown_id(id, str(error))) from error
     except TypeError as error:
-        raise MakeEnvError(f"{id} refuses its arguments {dict(kwargs or {})}: {error}") from error
+        raise MakeEnvError(f"{id} refuses its arguments {arguments}: {error}") from error
     # Innermost, so that returns are the environment's own whatever the wrappers scale.
     env = Monitor(env)
     for wrapper in wrappers:

@@ -1,0 +1,283 @@
+"""What every agent promises: it learns, bootstraps rightly, repeats itself, and can be kept."""
+
+import zipfile
+
+import known_envs  # registers the ids
+import numpy as np
+import pytest
+import torch
+from gumbelrl.agents import AGENTS, REINFORCE, GumbelSAC
+from gumbelrl.agents.reinforce import rewards_to_go
+from gumbelrl.envs import make_vec_env
+from stable_baselines3 import DQN
+from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
+
+QUICK = {"learning_starts": 50, "batch_size": 32, "policy_kwargs": {"net_arch": [32]}}
+
+
+def make_sac(env="Identity-v0", **kwargs):
+    return GumbelSAC("MlpPolicy", env, seed=0, device="cpu", **{**QUICK, **kwargs})
+
+
+def make_reinforce(env="Identity-v0", **kwargs):
+    kwargs = {"policy_kwargs": {"net_arch": [32]}, **kwargs}
+    return REINFORCE("MlpPolicy", env, seed=0, device="cpu", **kwargs)
+
+
+MAKERS = {"gumbel_sac": make_sac, "reinforce": make_reinforce}
+
+
+def identity(space, n_envs=1):
+    return make_vec_env("Identity-v0", n_envs, seed=0, kwargs={"action_space": space})
+
+
+def score(agent, space):
+    """Mean share of right actions per step, in [0, 1]."""
+    return evaluate_policy(agent, identity(space, 2), 10)[0] / 20
+
+
+# --- learning --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("critic", ["heads", "action_in"])
+@pytest.mark.parametrize("estimator", ["st_gumbel", "exact", "reinforce"])
+@pytest.mark.parametrize("space", ["discrete", "discrete_start"])
+def test_gumbel_sac_solves_identity(estimator, critic, space):
+    agent = make_sac(
+        identity(space),
+        estimator=estimator,
+        gamma=0.0,
+        ent_coef=0.02,
+        learning_rate=5e-3,
+        policy_kwargs={"net_arch": [32], "critic": critic},
+    )
+    assert score(agent, space) < 0.7
+    agent.learn(1_000)
+    assert score(agent, space) > 0.95
+
+
+@pytest.mark.parametrize("space", list(known_envs.SPACES))
+def test_reinforce_solves_identity(space):
+    agent = make_reinforce(identity(space), gamma=0.0, learning_rate=0.02)
+    agent.learn(4_000)
+    assert score(agent, space) > 0.95
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_gumbel_sac_solves_cartpole(seed):
+    agent = GumbelSAC("MlpPolicy", "CartPole-v1", seed=seed, device="cpu")
+    best = 0.0
+    for _ in range(15):  # 30,000 steps at most; benchmarks/cartpole.py has the figures
+        agent.learn(2_000, reset_num_timesteps=False)
+        best = max(best, evaluate_policy(agent, make_vec_env("CartPole-v1", 10, seed=1), 10)[0])
+        if best >= 475:
+            return
+    pytest.fail(f"mean return never reached 475; best {best}")
+
+
+# --- the gradient ----------------------------------------------------------------------------
+
+
+def actor_gradient(estimator, **kwargs):
+    """Actor gradient of one update on one batch, and the pieces of its closed form."""
+    agent = make_sac(estimator=estimator, ent_coef=0.3, max_grad_norm=1e9, **kwargs)
+    agent.learn(60)
+    batch = agent.replay_buffer.sample(64, torch.Generator().manual_seed(1))
+    policy = agent.policy
+    with torch.no_grad():
+        table = policy.critic.embed(policy.critic_features(batch.obs)).mean(0)  # (B, K)
+    dist = policy.dist(batch.obs)
+    loss = -((dist.probs * table).sum(-1) + 0.3 * dist.entropy()).mean()
+    closed_form = torch.autograd.grad(loss, agent._actor_parameters)
+    agent._update(batch, keep_metrics=False)
+    return [p.grad.clone() for p in agent._actor_parameters], closed_form
+
+
+@pytest.mark.parametrize("estimator", ["exact", "straight_through"])
+def test_actor_gradient_is_the_closed_form(estimator):
+    # Straight-through on a critic with one head per action is exact (estimators.md, line 1).
+    gradient, closed_form = actor_gradient(estimator)
+    for got, expected in zip(gradient, closed_form, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_critic_gets_no_gradient_from_the_actor():
+    agent = make_sac(policy_kwargs={"net_arch": [32], "critic": "action_in"})
+    agent.learn(60)
+    batch = agent.replay_buffer.sample(64, torch.Generator().manual_seed(1))
+    before = [p.clone() for p in agent._critic_parameters]
+    other = make_sac(policy_kwargs={"net_arch": [32], "critic": "action_in"}, estimator="exact")
+    other.policy.load_state_dict(agent.policy.state_dict())
+    gradients = []
+    for each in (agent, other):  # the estimator changes the actor's gradient only
+        each.log_ent_coef.data.fill_(-2.0)
+        each.generator.manual_seed(3)
+        each._update(batch, keep_metrics=False)
+        gradients.append([p.grad.clone() for p in each._critic_parameters])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b)
+    assert any((p != q).any() for p, q in zip(before, agent._critic_parameters, strict=True))
+
+
+# --- bootstrapping ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("truncate", "value"), [(True, 2.0), (False, 1.0)])
+def test_gumbel_sac_bootstraps_truncation_and_not_termination(truncate, value):
+    env = make_vec_env("OneState-v0", 2, kwargs={"truncate": truncate})
+    agent = make_sac(env, gamma=0.5, ent_coef=0.0, polyak=0.1, learning_rate=5e-3)
+    agent.learn(800)
+    table = agent.policy.critic.embed(torch.ones(1, 1))
+    torch.testing.assert_close(table, torch.full_like(table, value), rtol=0.03, atol=0)
+
+
+@pytest.mark.parametrize(("truncate", "value"), [(True, 2.0), (False, 1.0)])
+def test_reinforce_bootstraps_truncation_and_not_termination(truncate, value):
+    env = make_vec_env("OneState-v0", 2, kwargs={"truncate": truncate})
+    agent = make_reinforce(env, gamma=0.5)
+    agent.learn(800)
+    assert agent.policy.predict_values(torch.ones(1, 1)).item() == pytest.approx(value, rel=0.03)
+
+
+def test_rewards_to_go_by_hand():
+    rewards = np.array([[1.0, 1.0], [2.0, 1.0], [4.0, 1.0]])
+    ends = np.array([[False, False], [True, False], [False, True]])
+    bootstraps = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 0.0]])
+    expected = [[1 + 0.5 * 7, 1.75], [2 + 0.5 * 10, 1.5], [4.0, 1.0]]
+    np.testing.assert_allclose(rewards_to_go(rewards, ends, bootstraps, 0.5), expected)
+
+
+# --- the API ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("space", list(known_envs.SPACES))
+def test_predict_gives_actions_of_the_space(name, space):
+    env = identity(space, 3)
+    agent = MAKERS[name](env)
+    obs = env.reset()
+    for deterministic in (True, False):
+        single, state = agent.predict(obs[0], deterministic=deterministic)
+        batch, _ = agent.predict(obs, deterministic=deterministic)
+        assert state is None
+        assert env.action_space.contains(np.asarray(single).astype(env.action_space.dtype)[()])
+        assert batch.shape == (3, *env.action_space.shape)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("n_envs", [1, 8])
+def test_same_seed_same_weights(name, n_envs):
+    def weights(seed):
+        env = make_vec_env("CartPole-v1", n_envs)
+        agent = MAKERS[name](env)
+        agent = type(agent)("MlpPolicy", env, seed=seed, device="cpu")
+        if name == "gumbel_sac":
+            agent.learning_starts = 50
+        agent.learn(400)
+        return torch.cat([p.detach().flatten() for p in agent.policy.parameters()])
+
+    assert torch.equal(weights(3), weights(3))
+    assert not torch.equal(weights(3), weights(4))
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_saved_agent_acts_the_same_and_goes_on_the_same(name, tmp_path):
+    agent = MAKERS[name](identity("discrete"))
+    agent.learn(200)
+    agent.save(tmp_path / "agent")
+    loaded = type(agent).load(tmp_path / "agent", env=identity("discrete"), device="cpu")
+    obs = np.random.default_rng(0).random((50, 4), dtype=np.float32)
+    np.testing.assert_array_equal(
+        agent.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0]
+    )
+    np.testing.assert_array_equal(agent.predict(obs)[0], loaded.predict(obs)[0])
+    assert loaded.num_timesteps == agent.num_timesteps
+    if name == "gumbel_sac":
+        agent.save_replay_buffer(tmp_path / "replay")
+        loaded.load_replay_buffer(tmp_path / "replay")
+        for each in (agent, loaded):
+            each.train(gradient_steps=5, batch_size=32)
+    else:
+        for each in (agent, loaded):  # one more update from the same starting point
+            each.env.seed(1)
+            each.action_space.seed(1)
+            each._last_obs = each.env.reset()
+            each.learn(20, reset_num_timesteps=False)
+    for a, b in zip(agent.policy.parameters(), loaded.policy.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_saved_file_holds_no_pickle(name, tmp_path):
+    MAKERS[name]().save(tmp_path / "agent")
+    with zipfile.ZipFile(tmp_path / "agent.zip") as archive:
+        assert sorted(archive.namelist()) == ["agent.json", "tensors.safetensors"]
+
+
+def test_files_with_pickles_are_refused(tmp_path):
+    DQN("MlpPolicy", "CartPole-v1", device="cpu", buffer_size=10).save(tmp_path / "dqn")
+    with pytest.raises(ValueError, match="holds pickles"):
+        GumbelSAC.load(tmp_path / "dqn")
+
+
+def test_loading_the_wrong_thing(tmp_path):
+    make_reinforce().save(tmp_path / "agent")
+    with pytest.raises(ValueError, match=r"holds a REINFORCE.*REINFORCE\.load"):
+        GumbelSAC.load(tmp_path / "agent")
+    with pytest.raises(ValueError, match="spaces do not match"):
+        REINFORCE.load(tmp_path / "agent", env="CartPole-v1")
+    with pytest.raises(FileNotFoundError, match="no agent file"):
+        REINFORCE.load(tmp_path / "nothing")
+    (tmp_path / "half.zip").write_bytes((tmp_path / "agent.zip").read_bytes()[:-100])
+    with pytest.raises(ValueError, match="damaged"):
+        REINFORCE.load(tmp_path / "half")
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_stable_baselines_callbacks(name, tmp_path):
+    agent = MAKERS[name]()
+    callback = EvalCallback(
+        identity("discrete"), eval_freq=100, log_path=str(tmp_path), verbose=0, warn=False
+    )
+    agent.learn(300, callback=callback)
+    assert len(np.load(tmp_path / "evaluations.npz")["results"]) == 3
+
+
+def test_temperature_follows_its_schedule():
+    schedule = {"schedule": "linear", "start": 2.0, "end": 1.0}
+    agent = make_sac(temperature=schedule)
+    agent.learn(300)
+    # The last update of 300 steps sees progress 300/300.
+    assert agent.estimator.temperature == pytest.approx(1.0, abs=0.01)
+
+
+def test_entropy_coefficient_moves_towards_the_target():
+    high = make_sac(target_entropy=1.0, learning_rate=0.01)
+    low = make_sac(target_entropy=0.0, learning_rate=0.01)
+    for agent in (high, low):
+        agent.learn(300)
+    assert low.log_ent_coef < -0.5 < high.log_ent_coef
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be a finite number > 0, got 0.0"),
+        ({"polyak": 1.5}, r"polyak must be a number in \(0, 1\], got 1.5"),
+        ({"gamma": -0.1}, r"gamma must be a number in \[0, 1\], got -0.1"),
+        ({"learning_rate": 0}, "learning_rate must be a number"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+        ({"buffer_size": 10}, "batch_size must be <= buffer_size = 10, got 32"),
+        ({"ent_coef": "atuo"}, "ent_coef must be a number >= 0 or 'auto', got 'atuo'"),
+        ({"estimator": "st_gumble"}, "st_gumbel"),
+        ({"policy_kwargs": {"net_arch": []}}, "net_arch must list at least one hidden width"),
+        ({"policy_kwargs": {"activation": "rleu"}}, "activation must be one of"),
+        ({"policy_kwargs": {"critic": "head"}}, "did you mean 'heads'"),
+        ({"env": "Pendulum-v1"}, "needs a discrete action space"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_sac(**{"env": "Identity-v0", **arguments})
