@@ -310,6 +310,7 @@ class WandbWriter(KVWriter):
         self._thread.join(self._finish_timeout + 2.0)
         if self._thread.is_alive():
             self._give_up(f"it did not finish within {self._finish_timeout:g} s")
+            _let_the_process_end()
 
     @property
     def run_id(self) -> str | None:
@@ -360,6 +361,19 @@ class WandbWriter(KVWriter):
                 "Training goes on; metrics.jsonl has everything.",
                 why,
             )
+
+
+def _let_the_process_end() -> None:
+    """Take back W&B's exit hook, which would wait for its hanging service without limit.
+
+    There is no public way to (wandb 0.31); where this one is gone, the hook stays.
+    """
+    with contextlib.suppress(Exception):
+        from wandb.sdk import wandb_setup
+
+        connection = wandb_setup.singleton()._connection
+        if connection is not None and connection._cleanup is not None:
+            connection._cleanup()
 
 
 def _readable(path: str) -> str:

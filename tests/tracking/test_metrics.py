@@ -97,6 +97,26 @@ def test_a_full_disk_warns_once_and_later_rows_stand(tmp_path, caplog):
     assert [record.message.count("No space left") for record in caplog.records] == [1]
 
 
+def test_a_row_written_in_part_is_taken_back(tmp_path):
+    path = tmp_path / "m"
+    writer = JsonlWriter(path)
+    writer.write({"a": 1}, {}, 1)
+    real = writer._file
+
+    class Short:
+        closed, truncate, seek = False, real.truncate, real.seek
+
+        def write(self, line: bytes) -> int:
+            return real.write(line[:5]) or 0
+
+    writer._file = Short()  # type: ignore[assignment]
+    writer.write({"a": 2}, {}, 2)
+    writer._file = real
+    assert path.read_text() == '{"env_steps": 1, "a": 1}\n'
+    writer.write({"a": 3}, {}, 3)
+    assert [row["a"] for row in read_metrics(path)] == [1, 3]
+
+
 def test_the_same_run_twice_writes_the_same_but_for_times(tmp_path, envs):
     texts = []
     for name in "ab":

@@ -1,6 +1,8 @@
 import json
-import logging
 import math
+import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -82,6 +84,11 @@ def test_wrong_modes_are_named():
         WandbSettings(finish_timeout=0)
 
 
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the user is told; W&B's own log goes to its files."""
+    return [r.getMessage() for r in caplog.records if r.name.startswith("gumbelrl")]
+
+
 class FakeRun:
     """A run that fails or hangs when told to."""
 
@@ -142,9 +149,8 @@ def test_a_failure_in_mid_run_warns_once_and_leaves_the_metrics_whole(tmp_path, 
     assert [row["a"] for row in read_metrics(tmp_path / "m")] == list(range(50))
     assert len(run.rows) == 3
     assert writer.failed
-    warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(warnings) == 1
-    assert "the server went away" in warnings[0].getMessage()
+    (warning,) = warnings_of(caplog)
+    assert "the server went away" in warning
     assert run.finished == [0]  # what was sent is closed properly
 
 
@@ -160,8 +166,8 @@ def test_a_hanging_tracker_holds_nothing_up(tmp_path, caplog, monkeypatch):
     logger.close()  # returns although `log` has not
     run.hang.set()
     assert len(read_metrics(tmp_path / "m")) == 100
-    assert len(caplog.records) == 1
-    assert "20 rows wait" in caplog.records[0].getMessage()
+    (warning,) = warnings_of(caplog)
+    assert "20 rows wait" in warning
 
 
 def test_disabled_does_nothing(tmp_path):
@@ -195,7 +201,7 @@ def test_an_offline_run_holds_configuration_and_evaluations_against_env_steps(
     logger.close()
     noise = capfd.readouterr()
     assert (noise.out, noise.err) == ("", "")
-    assert not caplog.records
+    assert not warnings_of(caplog)
     assert writer.sync_command is not None
     (run_dir,) = (tmp_path / "wandb").glob("offline-run-*")
     assert writer.sync_command.startswith("wandb sync ")
@@ -249,7 +255,7 @@ def test_online_falls_back_to_offline_with_one_warning(trouble, tmp_path, monkey
     server.close()
     assert writer.mode == "offline"
     assert "could not start online" in writer.reason
-    assert len([r for r in caplog.records if r.name.startswith("gumbelrl")]) == 1
+    assert len(warnings_of(caplog)) == 1
     (run_dir,) = (tmp_path / "wandb").glob("*run-*")  # no litter of the failed start
     assert run_dir.name.startswith("offline-run-")
     assert [r["history"]["item"]["a"] for r in inspect(run_dir) if r["type"] == "history"] == [1]
@@ -259,7 +265,7 @@ def test_without_wandb_installed_training_goes_on(tmp_path, monkeypatch, caplog)
     monkeypatch.setitem(sys.modules, "wandb", None)
     writer = start_wandb(WandbSettings(mode="offline"), tmp_path)
     assert writer.mode == "disabled"
-    assert len(caplog.records) == 1
+    assert len(warnings_of(caplog)) == 1
 
 
 def test_importing_tracking_loads_neither_wandb_nor_torch():
@@ -273,3 +279,43 @@ def test_importing_tracking_loads_neither_wandb_nor_torch():
     lazy = "import sys, gumbelrl.tracking as t; t.start_wandb; print('wandb' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", lazy], capture_output=True, text=True)
     assert answer.stdout.strip() == "False", answer.stderr
+
+
+STUCK = """
+import os, pathlib, signal, subprocess, sys
+from gumbelrl.tracking import WandbSettings, start_wandb
+writer = start_wandb(WandbSettings(mode="offline", finish_timeout=0.5), sys.argv[1])
+ask = ["pgrep", "-P", str(os.getpid()), "wandb-core"]
+service = int(subprocess.run(ask, capture_output=True, text=True).stdout.split()[0])
+pathlib.Path(sys.argv[1], "service").write_text(str(service))
+os.kill(service, signal.SIGSTOP)
+for step in range(100):
+    writer.write({"a": 1.0}, {}, step)
+writer.close()
+pathlib.Path(sys.argv[1], "closed").touch()
+"""
+
+
+@pytest.mark.skipif(shutil.which("pgrep") is None, reason="needs pgrep")
+def test_a_stuck_wandb_service_keeps_no_process_from_ending(tmp_path):
+    # A child of a process that uses W&B shares its service; this one shall have its own.
+    environ = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    # Its output goes to a file: the stuck service inherits it, and would hold a pipe open.
+    with open(tmp_path / "output", "w+") as output:
+        try:
+            ended = subprocess.run(
+                [sys.executable, "-c", STUCK, str(tmp_path)],
+                stdout=output,
+                stderr=output,
+                env=environ,
+                timeout=60,  # without a limit of ours it would wait for ever
+            )
+        finally:
+            if (tmp_path / "service").exists():
+                os.kill(int((tmp_path / "service").read_text()), signal.SIGKILL)
+        output.seek(0)
+        said = output.read()
+    assert ended.returncode == 0, said
+    assert (tmp_path / "closed").exists()
+    assert said.count("\n") == 1
+    assert "did not finish within 0.5 s" in said
