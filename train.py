@@ -181,7 +181,8 @@ class Run:
                 "runs", self.agent_name, self.env_id, config["seed"]
             )
             self.folder = RunFolder.create(path)
-        self.folder.write_config({**config, "device": device, "resume": None})
+        config["device"] = device  # a resumed run goes on where this one decided to run
+        self.folder.write_config({**config, "resume": None})
         self._build_callbacks(checkpoint)
 
     def _build_callbacks(self, checkpoint: Path | None) -> None:

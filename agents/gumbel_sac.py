@@ -9,6 +9,7 @@ import torch
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.checks import check_choice, check_float, check_int, check_schedule
 from gumbelrl.agents.critics import CriticObjective
+from gumbelrl.agents.optimization import clip_gradients
 from gumbelrl.agents.policies import GumbelSACPolicy
 from gumbelrl.agents.replay import TensorReplayBuffer, Transitions
 from gumbelrl.agents.storage import PickleFreeAlgorithm
@@ -67,9 +68,9 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
         self,
         policy: str | type[GumbelSACPolicy],
         env: GymEnv | str | None,
-        learning_rate: float | dict[str, Any] = 1e-3,
+        learning_rate: float | dict[str, Any] = 3e-3,
         buffer_size: int = 100_000,
-        learning_starts: int = 1_000,
+        learning_starts: int = 200,
         batch_size: int = 128,
         polyak: float = 0.01,
         gamma: float = 0.99,
@@ -161,25 +162,21 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
             *policy.critic_target.parameters(),
             *policy.critic_target_features_extractor.parameters(),
         ]
-        learning_rate = self.lr_schedule(1.0)
-        self.actor_optimizer = torch.optim.Adam(self._actor_parameters, learning_rate, fused=True)
-        self.critic_optimizer = torch.optim.Adam(self._critic_parameters, learning_rate, fused=True)
         self._entropy_target = self.target_entropy * policy.actions.max_entropy  # nats
         initial = 1.0 if self.ent_coef == "auto" else float(self.ent_coef)
         self.log_ent_coef = torch.tensor(initial, device=self.device).log()
+        learned = [self._actor_parameters, self._critic_parameters]
         if self.ent_coef == "auto":
-            self.log_ent_coef.requires_grad_()
-            self.ent_coef_optimizer = torch.optim.Adam(
-                [self.log_ent_coef], learning_rate, fused=True
-            )
+            learned.append([self.log_ent_coef.requires_grad_()])
+        # One optimiser of three groups: a step costs one call instead of three.
+        self.optimizer = torch.optim.Adam(
+            [{"params": group} for group in learned], self.lr_schedule(1.0), fused=True
+        )
         self._metrics: dict[str, Tensor] = {}
         self._n_metrics = 0
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        optimizers = {"actor": self.actor_optimizer, "critic": self.critic_optimizer}
-        if self.ent_coef == "auto":
-            optimizers["ent_coef"] = self.ent_coef_optimizer
-        return optimizers  # type: ignore[return-value]
+        return {"all": self.optimizer}
 
     def _extra_tensors(self) -> dict[str, Tensor]:
         estimator = {f"estimator/{k}": v for k, v in self.estimator.state_dict().items()}
@@ -200,9 +197,8 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Take `gradient_steps` gradient steps on batches of `batch_size` from the replay."""
         learning_rate = self.lr_schedule(self._current_progress_remaining)
-        for optimizer in self._optimizers().values():
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
         self.estimator.set_progress(1.0 - self._current_progress_remaining)
         for _ in range(gradient_steps):
             batch = self.replay_buffer.sample(batch_size, self.generator)
@@ -228,11 +224,8 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
         one_hot = dist.one_hot(batch.actions).detach()
         q = policy.critic.q(embedding, one_hot)  # (C, B)
         critic_loss = 0.5 * (q - target).square().mean(1).sum()
-        self.critic_optimizer.zero_grad()
-        critic_loss.backward()
-        critic_norm = torch.nn.utils.clip_grad_norm_(
-            self._critic_parameters, self.max_grad_norm, foreach=True
-        )
+        self.optimizer.zero_grad()
+        critic_loss.backward(inputs=self._critic_parameters)
 
         # The actor climbs the critics as they were when this batch was scored: their embedding is
         # at hand, so the trunk is not evaluated twice.
@@ -240,22 +233,17 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
         value = self.estimator(dist, objective, generator)  # (B,)
         entropy = dist.entropy().mean()
         actor_loss = -(value.mean() + ent_coef * entropy)
-        self.actor_optimizer.zero_grad()
         actor_loss.backward(inputs=self._actor_parameters)
-        actor_norm = torch.nn.utils.clip_grad_norm_(
-            self._actor_parameters, self.max_grad_norm, foreach=True
-        )
-        self.critic_optimizer.step()
-        self.actor_optimizer.step()
-
         if self.ent_coef == "auto":
             # d/d log α of log α · (H − H_target): α falls while the entropy is above its target.
-            self.log_ent_coef.grad = (entropy.detach() - self._entropy_target).reshape(())
-            self.ent_coef_optimizer.step()
-            with torch.no_grad():
-                self.log_ent_coef.clamp_(*LOG_ENT_COEF_RANGE)
+            self.log_ent_coef.grad = entropy.detach() - self._entropy_target
 
+        actor_norm = clip_gradients(self._actor_parameters, self.max_grad_norm)
+        critic_norm = clip_gradients(self._critic_parameters, self.max_grad_norm)
+        self.optimizer.step()
         with torch.no_grad():
+            if self.ent_coef == "auto":
+                self.log_ent_coef.clamp_(*LOG_ENT_COEF_RANGE)
             torch._foreach_lerp_(
                 self._target_parameters,  # type: ignore[arg-type]
                 self._critic_parameters,  # type: ignore[arg-type]

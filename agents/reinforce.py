@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.checks import check_float, check_int, check_schedule
+from gumbelrl.agents.optimization import clip_gradients
 from gumbelrl.agents.policies import ReinforcePolicy
 from gumbelrl.agents.storage import PickleFreeAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -56,7 +57,7 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
         self,
         policy: str | type[ReinforcePolicy],
         env: GymEnv | str | None,
-        learning_rate: float | dict[str, Any] = 3e-3,
+        learning_rate: float | dict[str, Any] = 1e-2,
         value_learning_rate: float = 3e-3,
         n_episodes: int = 1,
         value_steps: int = 10,
@@ -213,7 +214,7 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
         actor_loss = -(advantage * dist.log_prob(actions)).mean() - self.ent_coef * entropy
         self.actor_optimizer.zero_grad()
         actor_loss.backward()
-        actor_norm = torch.nn.utils.clip_grad_norm_(self._actor_parameters, self.max_grad_norm)
+        actor_norm = clip_gradients(self._actor_parameters, self.max_grad_norm)
         self.actor_optimizer.step()
 
         value_loss = torch.zeros(())

@@ -204,10 +204,21 @@ def _check_group(group: str, node: Any) -> dict[str, Any]:
             hint = nearest(key, names)
             raise ConfigError(f"no key {group}.{key}{hint} Allowed: {', '.join(names)}")
         else:
-            checked[key] = _check_type(f"{group}.{key}", value, parameters[key])
+            checked[key] = _check_type(f"{group}.{key}", value, parameters[key].annotation)
+    for name in names:  # defaults too, so that a run folder outlives a change of defaults
+        default = parameters[name].default
+        if name not in checked and _is_plain(default):
+            checked[name] = list(default) if isinstance(default, tuple) else default
     if group == "agent":
         _check_policy_kwargs(target, checked)
     return checked
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether YAML holds the value as it is."""
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _check_policy_kwargs(agent: Any, node: dict[str, Any]) -> None:
@@ -223,7 +234,7 @@ def _check_policy_kwargs(agent: Any, node: dict[str, Any]) -> None:
         where = f"agent.policy_kwargs.{key}"
         if key not in names:
             raise ConfigError(f"no key {where}{nearest(key, names)} Allowed: {', '.join(names)}")
-        _check_type(where, value, parameters[key])
+        _check_type(where, value, parameters[key].annotation)
 
 
 def resolve_target(group: str, path: str) -> Any:
@@ -237,19 +248,20 @@ def resolve_target(group: str, path: str) -> Any:
         raise ConfigError(f"{group}._target_={path} cannot be imported: {reason}") from error
 
 
-def accepted_parameters(target: Any) -> dict[str, Any]:
-    """Keyword parameters and their type hints; `**kwargs` of a class goes on to its bases."""
+def accepted_parameters(target: Any) -> dict[str, inspect.Parameter]:
+    """Keyword parameters, their hints resolved; `**kwargs` of a class goes on to its bases."""
     functions: list[Callable[..., Any]]
     if inspect.isclass(target):
         functions = [vars(c)["__init__"] for c in target.__mro__ if "__init__" in vars(c)]
     else:
         functions = [target]
-    found: dict[str, Any] = {}
+    found: dict[str, inspect.Parameter] = {}
     for function in functions:
         parameters = inspect.signature(function).parameters.values()
         for parameter in parameters:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                found.setdefault(parameter.name, _type_hint(parameter, function))
+                resolved = parameter.replace(annotation=_type_hint(parameter, function))
+                found.setdefault(parameter.name, resolved)
         if not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters):
             break
     found.pop("self", None)

@@ -1,0 +1,1 @@
+"""Each prints a table beside a peer, in one run."""
