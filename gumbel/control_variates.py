@@ -8,7 +8,7 @@ import torch
 from gumbelrl.gumbel.choices import positive
 from gumbelrl.gumbel.distribution import FactoredCategorical
 from gumbelrl.gumbel.estimator import Estimator, Objective, check_value, needs_graph
-from gumbelrl.gumbel.gradient import attach_gradient, one_hot_like
+from gumbelrl.gumbel.gradient import FAR_DOWN, attach_gradient, one_hot_like
 from gumbelrl.gumbel.noise import conditional_gumbels, gumbel_noise
 from gumbelrl.gumbel.tuning import Tuned
 from torch import Tensor
@@ -55,12 +55,14 @@ class Rebar(Estimator):
     @property
     def eta(self) -> Tensor:
         """η now."""
-        return self.tuned.phi[0]
+        phi = self.tuned.phi
+        return phi[0] if len(phi) else torch.tensor(self.settings.eta)
 
     @property
     def temperature(self) -> Tensor:
         """λ now."""
-        return self.tuned.phi[1].exp()
+        phi = self.tuned.phi
+        return phi[1].exp() if len(phi) else torch.tensor(self.settings.temperature)
 
     def _start(self, total: int, generator: torch.Generator | None) -> Tensor | None:
         """Initial φ = (η, log λ)."""
@@ -89,10 +91,12 @@ class Rebar(Estimator):
             assert start is not None
             self.tuned.start_from(start.to(dist.theta.device))
         tune = self.training and self.settings.learning_rate > 0
-        phi = self.tuned.phi.to(dist.theta.dtype).requires_grad_(tune)
+        phi = self.tuned.phi.detach().to(dist.theta.dtype, copy=True).requires_grad_(tune)
         theta = dist.theta.detach().requires_grad_()
         z, z_tilde = theta + noise[0], conditional_gumbels(theta, d, noise[1])
-        y = (torch.stack([z, z_tilde]) / phi[1].exp()).softmax(-1)  # [2, B, M, K]
+        # −∞/λ has the derivative ∞ · 0 in λ, so forbidden entries are merely far down.
+        both = torch.stack([z, z_tilde]).clamp(min=FAR_DOWN)
+        y = (both / phi[1].exp()).softmax(-1)  # S_λ(z), S_λ(z̃) [2, B, M, K]
         c = self.control(layout.flatten(y).to(dtype), f, dist, phi)  # c(z), c(z̃)
         grad_c = needs_graph(self.name, c[0] - c[1], theta, create_graph=tune)
         score = d - theta.detach().softmax(-1)  # ∇log p(D) = D − π

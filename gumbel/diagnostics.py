@@ -150,7 +150,7 @@ def _moments(
     generator: torch.Generator | None,
 ) -> tuple[Tensor, float]:
     """(mean ĝ [B, M, K], tr cov of one draw) over n draws, in slices that fit a cache."""
-    widest = max(1, 2**20 // max(1, dist.theta.numel()))
+    widest = max(1, 2**20 // max(1, dist.theta.numel() * _copies(estimator, dist)))
     total = torch.zeros_like(dist.theta, dtype=torch.float64, requires_grad=False)
     squares = torch.zeros_like(total)
     with _evaluating(estimator), torch.enable_grad():
@@ -164,6 +164,15 @@ def _moments(
     mean = total / n
     variance = (squares - n * mean.square()).sum().item() / (n - 1)
     return mean, max(variance, 0.0)
+
+
+def _copies(estimator: Estimator, dist: FactoredCategorical) -> int:
+    """One-hots that one draw lays out at a time."""
+    if estimator.evaluations == "∏K":
+        return prod(dist.nvec)
+    if estimator.evaluations == "ΣK":
+        return dist.layout.total
+    return int(getattr(getattr(estimator, "settings", None), "k", 1))
 
 
 @contextmanager

@@ -210,8 +210,8 @@ def _mix(theta: Tensor, epsilon: float) -> Tensor:
     """log((1 − ε) π + ε/n) over the n allowed actions of a row; forbidden ones stay −inf."""
     allowed = theta > -torch.inf
     log_uniform = -allowed.sum(-1, keepdim=True).to(theta.dtype).log().expand_as(theta)
-    if epsilon == 1.0:
-        return log_uniform.where(allowed, -torch.inf)
+    if epsilon == 1.0:  # π' knows nothing of θ: a gradient of 0, and not the lack of a graph
+        return (log_uniform + 0.0 * theta.where(allowed, 0.0)).where(allowed, -torch.inf)
     eps = torch.tensor(epsilon, dtype=torch.float64)
     log_pi = theta.log_softmax(-1).where(allowed, 0.0)
     mixed = torch.logaddexp(log_pi + torch.log1p(-eps).item(), log_uniform + eps.log().item())

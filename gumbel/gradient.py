@@ -11,6 +11,9 @@ Term = tuple[float | Tensor, Tensor]
 
 _VECTORISED = 16  # below this many categories torch's softmax on the CPU goes entry by entry
 
+FAR_DOWN = -1e30
+"""Stands for −∞ where a temperature is differentiated: e^(FAR_DOWN/τ) is 0 for every τ < 1e27."""
+
 
 def softmax(x: Tensor) -> Tensor:
     """softmax over the last axis [..., K]. With few categories on the CPU it is written out, which

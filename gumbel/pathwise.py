@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from gumbelrl.gumbel.estimator import Pathwise
-from gumbelrl.gumbel.gradient import Term, one_hot_like, softmax, straight_through
+from gumbelrl.gumbel.gradient import FAR_DOWN, Term, one_hot_like, softmax, straight_through
 from gumbelrl.gumbel.temperature import Schedule, make_schedule
 from torch import Tensor
 
@@ -31,13 +31,16 @@ class Tempered(Pathwise):
         self.schedule: Schedule = self.settings.temperature
 
     @property
-    def temperature(self) -> float:
+    def temperature(self) -> float | Tensor:
         """τ at the present progress."""
         return self.schedule(self.progress)
 
     def soft(self, x: Tensor) -> Tensor:
         """S_τ(x) = softmax(x/τ) over the last axis."""
-        return softmax(x / self.temperature)
+        tau = self.temperature
+        if isinstance(tau, Tensor):  # learned: −∞/τ has the derivative ∞ · 0 in τ
+            x = x.clamp(min=FAR_DOWN)
+        return softmax(x / tau)
 
     def term(self, x: Tensor) -> list[Term]:
         """ĝ = J(S_τ(x)) g/τ."""

@@ -5,10 +5,9 @@ from itertools import product
 
 import pytest
 import torch
+from gumbelrl.gumbel import FactoredCategorical
 from scipy import stats
 from torch.distributions import Categorical, kl_divergence
-
-from gumbelrl.gumbel import FactoredCategorical
 
 LAYOUTS = [(5,), (2, 2, 2), (3, 1, 4), (4, 4)]
 INF = math.inf
@@ -56,9 +55,7 @@ def test_agrees_with_one_torch_categorical_per_factor(nvec, masked):
 @pytest.mark.parametrize("nvec", LAYOUTS)
 def test_kl_agrees_with_torch(nvec):
     a, b = torch.randn(2, 6, sum(nvec), dtype=torch.float64)
-    want = sum(
-        kl_divergence(p, q) for p, q in zip(factors(a, nvec), factors(b, nvec), strict=True)
-    )
+    want = sum(kl_divergence(p, q) for p, q in zip(factors(a, nvec), factors(b, nvec), strict=True))
     got = FactoredCategorical(a, nvec).kl(FactoredCategorical(b, nvec))
     torch.testing.assert_close(got, want)
 

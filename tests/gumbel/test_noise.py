@@ -5,10 +5,9 @@ import math
 
 import pytest
 import torch
-from scipy import stats
-
 from gumbelrl.gumbel import conditional_gumbels, gumbel_noise, noise
 from gumbelrl.gumbel.gradient import one_hot_like
+from scipy import stats
 
 
 def capped(n, generator):

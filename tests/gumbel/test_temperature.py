@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from gumbelrl.gumbel import (
     Constant,
     Cosine,
@@ -77,7 +76,9 @@ def test_a_mixing_weight_may_be_zero_but_not_above_one():
         make_schedule(1.5, "rho", unit=True)
 
 
-@pytest.mark.parametrize("make", [lambda s: make_estimator("st_gumbel", temperature=s), GumbelSoftmax])
+@pytest.mark.parametrize(
+    "make", [lambda s: make_estimator("st_gumbel", temperature=s), GumbelSoftmax]
+)
 def test_progress_survives_a_resume(make):
     spec = {"schedule": "cosine", "start": 2, "end": 0.5}
     first, resumed = make(spec), make(spec)
