@@ -9,11 +9,12 @@ import torch
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.checks import check_choice, check_float, check_int, check_schedule
 from gumbelrl.agents.critics import CriticObjective
+from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.optimization import clip_gradients
 from gumbelrl.agents.policies import GumbelSACPolicy
 from gumbelrl.agents.replay import TensorReplayBuffer, Transitions
+from gumbelrl.agents.running_metrics import RunningMetrics
 from gumbelrl.agents.storage import PickleFreeAlgorithm
-from gumbelrl.gumbel import Estimator, make_estimator
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
@@ -112,7 +113,7 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
                 raise ValueError(f"ent_coef must be a number >= 0 or 'auto', got {ent_coef!r}")
             check_float("ent_coef", ent_coef, low=0)
         schedule = check_schedule("learning_rate", learning_rate)
-        self.estimator = _make_estimator(estimator, temperature)
+        self.estimator = build_estimator(estimator, temperature)
         self.polyak = polyak
         self.ent_coef = ent_coef
         self.target_entropy = target_entropy
@@ -165,34 +166,21 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
         self._entropy_target = self.target_entropy * policy.actions.max_entropy  # nats
         initial = 1.0 if self.ent_coef == "auto" else float(self.ent_coef)
         self.log_ent_coef = torch.tensor(initial, device=self.device).log()
-        learned = [self._actor_parameters, self._critic_parameters]
+        learned: list[list[Any]] = [self._actor_parameters, self._critic_parameters]
         if self.ent_coef == "auto":
             learned.append([self.log_ent_coef.requires_grad_()])
         # One optimiser of three groups: a step costs one call instead of three.
         self.optimizer = torch.optim.Adam(
             [{"params": group} for group in learned], self.lr_schedule(1.0), fused=True
         )
-        self._metrics: dict[str, Tensor] = {}
-        self._n_metrics = 0
+        self.metrics = RunningMetrics()
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"all": self.optimizer}
 
     def _extra_tensors(self) -> dict[str, Tensor]:
         estimator = {f"estimator/{k}": v for k, v in self.estimator.state_dict().items()}
-        metrics = {f"metrics/{name}": total for name, total in self._metrics.items()}
-        count = torch.tensor(self._n_metrics)
-        return {"log_ent_coef": self.log_ent_coef, "n_metrics": count, **estimator, **metrics}
-
-    def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        super()._restore(header, tensors)
-        self._n_metrics = int(tensors["extra/n_metrics"])
-        prefix = "extra/metrics/"
-        self._metrics = {
-            name.removeprefix(prefix): total.to(self.device)
-            for name, total in tensors.items()
-            if name.startswith(prefix)
-        }
+        return {"log_ent_coef": self.log_ent_coef, **estimator}
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Take `gradient_steps` gradient steps on batches of `batch_size` from the replay."""
@@ -251,7 +239,7 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
             )
 
         if keep_metrics:
-            self._keep_metrics(
+            self.metrics.add(
                 {
                     "train/critic_loss": critic_loss,
                     "train/actor_loss": actor_loss,
@@ -263,18 +251,10 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
                 }
             )
 
-    def _keep_metrics(self, metrics: dict[str, Tensor]) -> None:
-        """Add to the running sums on the device; nothing is read back before a row is written."""
-        self._n_metrics += 1
-        for name, value in metrics.items():
-            value = value.detach()
-            self._metrics[name] = self._metrics[name] + value if name in self._metrics else value
-
     def dump_logs(self) -> None:
         """Write one row of metrics: means since the last row, and the schedules' positions."""
-        for name, total in self._metrics.items():
-            self.logger.record(name, total.item() / self._n_metrics)
-        self._metrics, self._n_metrics = {}, 0
+        for name, mean in self.metrics.take().items():
+            self.logger.record(name, mean)
         remaining = self._current_progress_remaining
         self.logger.record("train/learning_rate", self.lr_schedule(remaining))
         self.logger.record("train/n_updates", self._n_updates)
@@ -292,22 +272,3 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
     ) -> None:
         """Read a replay written by `save_replay_buffer`; ValueError when it does not fit."""
         self.replay_buffer.load(path)
-
-
-def _make_estimator(
-    estimator: str | dict[str, Any] | Estimator, temperature: float | dict[str, Any] | None
-) -> Estimator:
-    """An estimator from its name, its settings or itself; `temperature` overrides its own."""
-    if isinstance(estimator, Estimator):
-        if temperature is not None:
-            raise ValueError(
-                "give the temperature to the estimator itself, or the estimator by name"
-            )
-        return estimator
-    settings: dict[str, Any]
-    settings = {"name": estimator} if isinstance(estimator, str) else dict(estimator)
-    if "name" not in settings:
-        raise ValueError(f"estimator needs a name, got {estimator!r}")
-    if temperature is not None:
-        settings["temperature"] = temperature
-    return make_estimator(**settings)

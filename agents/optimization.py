@@ -22,3 +22,19 @@ def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm
+
+
+@torch.no_grad()
+def clip_gradients_per_member(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
+    """`clip_gradients` for each of C members batched along the parameters' first axis.
+
+    Returns:
+        The norms before clipping, [C].
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    squares = [g.square().flatten(1).sum(1) for g in gradients]
+    norms = torch.stack(squares).sum(0).sqrt()  # (C,)
+    scale = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale.view(-1, *[1] * (gradient.dim() - 1)))
+    return norms

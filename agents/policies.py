@@ -10,7 +10,7 @@ import torch
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.checks import check_choice, check_int
 from gumbelrl.agents.critics import CRITICS
-from gumbelrl.agents.networks import mlp
+from gumbelrl.agents.networks import check_net_arch, ensemble_mlp, mlp
 from gumbelrl.gumbel import FactoredCategorical
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
@@ -147,3 +147,44 @@ class ReinforcePolicy(CategoricalPolicy):
         dist = self.dist(obs)
         indices = dist.sample(self.generator)
         return indices + self.action_start, self.predict_values(obs), dist.log_prob(indices)
+
+
+class ShacPolicy(BasePolicy):
+    """Actors and critics of S seeds, batched; `predict` is seed number 0's.
+
+    The activation is smooth by default, because the actor climbs the critic's slope.
+
+    Args:
+        n_members: S.
+
+    The other arguments are `CategoricalPolicy`'s.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule | None = None,
+        net_arch: Sequence[int] = (64, 64),
+        activation: str = "elu",
+        n_members: int = 1,
+    ) -> None:
+        super().__init__(observation_space, action_space)
+        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
+            raise ValueError(f"observations must be vectors (Box), got {observation_space}")
+        self.actions = FactoredActions(action_space)
+        n_inputs, widths = observation_space.shape[0], check_net_arch(net_arch)
+        n_logits = self.actions.n_categories
+        self.actor = ensemble_mlp(n_members, n_inputs, widths, n_logits, activation)
+        self.value_net = ensemble_mlp(n_members, n_inputs, widths, 1, activation)
+        self.value_target = deepcopy(self.value_net).requires_grad_(False)
+        self.action_start: Tensor
+        self.register_buffer("action_start", torch.as_tensor(self.actions.start), persistent=False)
+        self.generator: torch.Generator | None = None
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        assert isinstance(observation, Tensor)
+        logits = self.actor(observation.float())[0]  # (B, ΣK)
+        dist = FactoredCategorical(logits, self.actions.nvec, validate=False)
+        indices = dist.mode() if deterministic else dist.sample(self.generator)
+        return indices + self.action_start

@@ -10,6 +10,7 @@ from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.checks import check_float, check_int, check_schedule
 from gumbelrl.agents.optimization import clip_gradients
 from gumbelrl.agents.policies import ReinforcePolicy
+from gumbelrl.agents.running_metrics import RunningMetrics
 from gumbelrl.agents.storage import PickleFreeAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -117,6 +118,7 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
         self.rollout_buffer = None  # type: ignore[assignment]
+        self.metrics = RunningMetrics()
         self._seed_generator()
         policy = self.policy
         self._actor_parameters = [
@@ -225,13 +227,22 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
             value_loss.backward()
             self.value_optimizer.step()
 
-        record = self.logger.record
-        record("train/actor_loss", actor_loss.item())
-        record("train/value_loss", value_loss.item())
-        record("train/entropy", entropy.item())
-        record("train/actor_grad_norm", actor_norm.item())
-        record("train/learning_rate", self.actor_optimizer.param_groups[0]["lr"])
-        record("train/n_updates", self._n_updates)
+        self.metrics.add(
+            {
+                "train/actor_loss": actor_loss,
+                "train/value_loss": value_loss,
+                "train/entropy": entropy,
+                "train/actor_grad_norm": actor_norm,
+            }
+        )
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write one row of metrics: means since the last row."""
+        for name, mean in self.metrics.take().items():
+            self.logger.record(name, mean)
+        self.logger.record("train/learning_rate", self.actor_optimizer.param_groups[0]["lr"])
+        self.logger.record("train/n_updates", self._n_updates)
+        super().dump_logs(iteration)
 
     def learn(
         self,

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import safetensors.torch
 import torch
+from gumbelrl.agents.running_metrics import RunningMetrics
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.utils import check_for_correct_spaces
@@ -150,6 +151,7 @@ class PickleFreeAlgorithm(BaseAlgorithm):
         {"self", "policy", "env", "device", "verbose", "tensorboard_log", "_init_setup_model"}
     )
     generator: torch.Generator
+    metrics: RunningMetrics
 
     def _remember_settings(self, arguments: dict[str, Any]) -> None:
         names = inspect.signature(type(self).__init__).parameters
@@ -189,6 +191,7 @@ class PickleFreeAlgorithm(BaseAlgorithm):
             raise ValueError("exclude and include are not supported: the file's content is fixed")
         tensors = {f"policy/{k}": v for k, v in self.policy.state_dict().items()}
         tensors |= {f"extra/{k}": v.detach() for k, v in self._extra_tensors().items()}
+        tensors |= {f"metrics/{k}": v for k, v in self.metrics.tensors().items()}
         tensors["generator"] = self.generator.get_state()
         groups = {
             name: _pack_optimizer(optimizer, f"optimizer/{name}", tensors)
@@ -289,6 +292,10 @@ class PickleFreeAlgorithm(BaseAlgorithm):
             _unpack_optimizer(optimizer, header["optimizers"][name], prefix, tensors)
         for name, value in header["counters"].items():
             setattr(self, name, value)
+        self.metrics.restore(
+            {k.removeprefix("metrics/"): v for k, v in tensors.items() if k.startswith("metrics/")},
+            self.device,
+        )
         state = tensors["generator"]
         if state.shape == self.generator.get_state().shape:  # else it comes from another device
             self.generator.set_state(state)

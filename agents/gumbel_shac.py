@@ -1,0 +1,468 @@
+"""GumbelSHAC: short-horizon actor-critic that backpropagates through the environment."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from gumbelrl.agents.action_spaces import FactoredActions
+from gumbelrl.agents.checks import check_float, check_int, check_schedule
+from gumbelrl.agents.differentiable_envs import as_differentiable_env, new_driver
+from gumbelrl.agents.estimators import build_estimator
+from gumbelrl.agents.optimization import clip_gradients_per_member
+from gumbelrl.agents.policies import ShacPolicy
+from gumbelrl.agents.running_metrics import RunningMetrics
+from gumbelrl.agents.storage import PickleFreeAlgorithm
+from gumbelrl.gumbel import FactoredCategorical, Pathwise
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import safe_mean
+from torch import Tensor
+
+METRICS_EVERY = 8  # updates between those whose metrics are kept
+
+
+class Window(NamedTuple):
+    """A rollout of H steps of all environments; T is H, batch axes [S, N]."""
+
+    obs: Tensor  # (H, S, N, D) without a graph: what the critic is fitted on
+    rewards: Tensor  # (H, S, N) with a graph
+    next_values: Tensor  # (H, S, N) V of the observation after each step, before any reset
+    terminated: Tensor  # (H, S, N) bool
+    truncated: Tensor  # (H, S, N) bool
+    entropies: Tensor  # (H, S, N)
+
+
+class GumbelSHAC(PickleFreeAlgorithm):
+    """First-order policy gradient through environment and discrete actions, over short horizons.
+
+    N copies of the environment are unrolled for H steps on the device, each action a
+    straight-through one-hot, and one backward pass goes through actions, dynamics and rewards.
+    The actor climbs
+
+        J = mean_N Σ_starts R_t + α mean H(π),
+        R_t = r_t + γ ((1 − λ_a) V(s_{t+1}) + λ_a R_{t+1}),
+
+    where the starts are the window's first step and every step after an episode's end inside it,
+    R beyond the window is V, V stands in for R after a truncation, and nothing does after a
+    termination. With `actor_lambda` 1, the default, that is SHAC's objective, the H-step return
+    plus the value (Xu et al. 2022, arXiv 2204.07137); below 1 it is the λ-return. The gradient is
+    cut at episode ends. Where the reward does not depend on the state, as in CartPole, the
+    gradient comes through the value alone. The critic is fitted to λ-returns of a target critic.
+
+    S independent seeds train at once by batching their parameters (`n_seeds`): same horizon, S
+    times the environments, S policies. `predict` and `save` then speak for seed number 0, and
+    `member(i)` gives any of them as an agent of its own.
+
+    Args:
+        policy: "MlpPolicy", or a subclass of `ShacPolicy`.
+        env: the id of one of gumbelrl's on-device environments ("gumbelrl/CartPole-v1", or
+            "CartPole-v1" for short), a Stable-Baselines3 `VecEnv` of one, or its driver.
+        learning_rate: of the actor, > 0: a number or a schedule (see `GumbelSAC`).
+        value_learning_rate: of the critic, > 0, likewise.
+        n_envs: N, copies that are unrolled together, >= 1.
+        horizon: H, steps per window, >= 1.
+        gamma: discount, in [0, 1].
+        gae_lambda: λ of the critic's targets, in [0, 1].
+        actor_lambda: λ_a, in (0, 1].
+        value_steps: critic gradient steps per window, >= 1, on batches of `N·H / value_batches`.
+        value_batches: >= 1.
+        polyak: weight of the new critic in its target, in (0, 1].
+        estimator: a pathwise estimator's name, or `{"name": ..., **settings}`.
+        temperature: τ > 0 or a schedule; None leaves the estimator's own.
+        ent_coef: α >= 0, or a schedule.
+        max_grad_norm: gradients of actor and critic are clipped to this norm, > 0.
+        n_seeds: S, >= 1.
+        policy_kwargs: `ShacPolicy`'s: `net_arch`, `activation`.
+
+    The rest are Stable-Baselines3's. Raises ValueError naming the argument and its range, or, for
+    an environment that cannot be differentiated, those that can.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ShacPolicy,
+        "ShacPolicy": ShacPolicy,
+    }
+    policy: ShacPolicy
+
+    def __init__(
+        self,
+        policy: str | type[ShacPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | dict[str, Any] = 3e-3,
+        value_learning_rate: float | dict[str, Any] = 3e-3,
+        n_envs: int = 64,
+        horizon: int = 16,
+        gamma: float = 0.98,
+        gae_lambda: float = 0.95,
+        actor_lambda: float = 1.0,
+        value_steps: int = 4,
+        value_batches: int = 1,
+        polyak: float = 0.2,
+        estimator: str | dict[str, Any] = "st_gumbel",
+        temperature: float | dict[str, Any] | None = None,
+        ent_coef: float = 0.0,
+        max_grad_norm: float = 1.0,
+        n_seeds: int = 1,
+        policy_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        self._remember_settings(locals())
+        for name, count in (
+            ("n_envs", n_envs),
+            ("horizon", horizon),
+            ("value_steps", value_steps),
+            ("value_batches", value_batches),
+            ("n_seeds", n_seeds),
+        ):
+            check_int(name, count, minimum=1)
+        if value_batches > n_envs * horizon:
+            raise ValueError(
+                f"value_batches must be <= n_envs * horizon = {n_envs * horizon}, "
+                f"got {value_batches}"
+            )
+        check_float("gamma", gamma, low=0, high=1)
+        check_float("gae_lambda", gae_lambda, low=0, high=1)
+        check_float("actor_lambda", actor_lambda, low=0, high=1, open_low=True)
+        check_float("polyak", polyak, low=0, high=1, open_low=True)
+        check_float("ent_coef", ent_coef, low=0)
+        check_float("max_grad_norm", max_grad_norm, low=0, open_low=True)
+        schedule = check_schedule("learning_rate", learning_rate)
+        self.value_lr_schedule = check_schedule("value_learning_rate", value_learning_rate)
+        built = build_estimator(estimator, temperature)
+        if not isinstance(built, Pathwise):
+            raise ValueError(
+                f"GumbelSHAC needs a pathwise estimator, got {estimator!r}: take st_gumbel, "
+                "straight_through, gumbel_rao or reinmax; for values alone there is GumbelSAC"
+            )
+        self.estimator: Pathwise = built
+        self.horizon = horizon
+        self.gamma = gamma
+        self.gae_lambda = gae_lambda
+        self.actor_lambda = actor_lambda
+        self.value_steps = value_steps
+        self.value_batches = value_batches
+        self.polyak = polyak
+        self.ent_coef = ent_coef
+        self.max_grad_norm = max_grad_norm
+        self.n_seeds = n_seeds
+        vec_env = None if env is None else as_differentiable_env(env)
+        super().__init__(
+            policy,
+            vec_env,
+            learning_rate=lambda remaining: schedule(1.0 - remaining),
+            policy_kwargs=policy_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            verbose=verbose,
+            device=device,
+            support_multi_env=True,
+            seed=seed,
+        )
+        self.n_envs = n_envs
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.set_random_seed(self.seed)
+        self.actions = FactoredActions(self.action_space)
+        self.policy = self.policy_class(  # type: ignore[assignment]
+            self.observation_space,
+            self.action_space,
+            self.lr_schedule,
+            n_members=self.n_seeds,
+            **self.policy_kwargs,
+        ).to(self.device)
+        self.estimator.to(self.device)
+        self._seed_generator()
+        policy = self.policy
+        self._actor_parameters = list(policy.actor.parameters())
+        self._value_parameters = list(policy.value_net.parameters())
+        self._target_parameters = list(policy.value_target.parameters())
+        self.actor_optimizer = torch.optim.Adam(
+            self._actor_parameters, self.lr_schedule(1.0), betas=(0.9, 0.95), fused=True
+        )
+        self.value_optimizer = torch.optim.Adam(
+            self._value_parameters, self.value_lr_schedule(0.0), fused=True
+        )
+        shape = (self.n_seeds, self.n_envs)
+        self._episode_return = torch.zeros(shape, device=self.device)
+        self._episode_length = torch.zeros(shape, device=self.device)
+        self.metrics = RunningMetrics()
+        self.driver: Any = None
+        if self.env is not None:
+            self._make_driver()
+
+    def _make_driver(self) -> None:
+        """The training environments, [S, N] of them, on the agent's device."""
+        seed = 0 if self.seed is None else self.seed
+        assert self.env is not None
+        self.driver = new_driver(self.env, (self.n_seeds, self.n_envs), self.device, seed)
+        self._obs = self.driver.reset()  # (S, N, D)
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Train on another environment of the same spaces."""
+        super().set_env(as_differentiable_env(env), force_reset)
+        self.n_envs = self._settings["n_envs"]
+        if self.driver is None or force_reset:
+            self._make_driver()
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"actor": self.actor_optimizer, "value": self.value_optimizer}
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = 10,
+        tb_log_name: str = "GumbelSHAC",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Stable-Baselines3's `learn`. A step is one step of one environment of one seed, so a
+        window is `n_envs * horizon` steps whatever `n_seeds`; `log_interval` counts windows."""
+        if self.env is None:
+            raise ValueError("the agent has no environment; give one with set_env")
+        total_timesteps, callbacks = self._setup_learn(
+            total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
+        )
+        callbacks.on_training_start(locals(), globals())
+        windows = 0
+        while self.num_timesteps < total_timesteps:
+            window = self._unroll(callbacks)
+            if window is None:
+                break
+            self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
+            self._update(window)
+            windows += 1
+            if log_interval is not None and windows % log_interval == 0:
+                self.dump_logs()
+        callbacks.on_training_end()
+        return self
+
+    def _unroll(self, callback: BaseCallback) -> Window | None:
+        """H steps of every environment with a graph; None when a callback ends the training."""
+        policy, driver = self.policy, self.driver
+        callback.on_rollout_start()
+        driver.detach()
+        obs = self._obs.detach()
+        self._one_hots: list[Tensor] = []
+        columns: dict[str, list[Tensor]] = {name: [] for name in Window._fields}
+        finished: list[tuple[Tensor, Tensor, Tensor]] = []
+        for _ in range(self.horizon):
+            dist = FactoredCategorical(policy.actor(obs), self.actions.nvec, validate=False)
+            one_hot = self.estimator.rsample(dist, self.generator)  # (S, N, ΣK)
+            self._one_hots.append(one_hot)
+            step = driver.step(one_hot)
+            columns["obs"].append(obs.detach())
+            columns["rewards"].append(step.reward)
+            columns["next_values"].append(policy.value_target(step.final_obs).squeeze(-1))
+            columns["terminated"].append(step.terminated)
+            columns["truncated"].append(step.truncated)
+            columns["entropies"].append(dist.entropy())
+            finished.append(self._count_episodes(step))
+            obs = step.obs
+            self.num_timesteps += self.n_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return None
+        self._obs = obs
+        self._report_episodes(finished)
+        callback.on_rollout_end()
+        return Window(**{name: torch.stack(column) for name, column in columns.items()})
+
+    def _count_episodes(self, step: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """(ended, return, length) [S, N] after this step; the counters of ended ones restart."""
+        self._episode_return = self._episode_return + step.reward.detach()
+        self._episode_length = self._episode_length + 1
+        done = step.terminated | step.truncated
+        row = (done, self._episode_return, self._episode_length)
+        self._episode_return = self._episode_return.masked_fill(done, 0.0)
+        self._episode_length = self._episode_length.masked_fill(done, 0.0)
+        return row
+
+    def _report_episodes(self, finished: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        """Hand ended episodes to Stable-Baselines3's statistics: one copy to the host a window."""
+        done, returns, lengths = (
+            torch.stack(column).cpu() for column in zip(*finished, strict=True)
+        )
+        assert self.ep_info_buffer is not None
+        keep = self.ep_info_buffer.maxlen or 100
+        pairs = zip(returns[done][-keep:].tolist(), lengths[done][-keep:].tolist(), strict=True)
+        self.ep_info_buffer.extend({"r": r, "l": int(length)} for r, length in pairs)
+        self._episode_num += int(done.sum())
+
+    def _update(self, window: Window) -> None:
+        """One actor step through the window, then `value_steps` critic steps on its λ-returns."""
+        self._n_updates += 1
+        keep_metrics = self._n_updates % METRICS_EVERY == 0
+        progress = 1.0 - self._current_progress_remaining
+        self.estimator.set_progress(min(max(progress, 0.0), 1.0))
+        self.actor_optimizer.param_groups[0]["lr"] = self.lr_schedule(1.0 - progress)
+        self.value_optimizer.param_groups[0]["lr"] = self.value_lr_schedule(progress)
+
+        returns = lambda_returns(window, self.gamma, self.actor_lambda)  # (H, S, N)
+        ended = window.terminated | window.truncated
+        starts = torch.cat([torch.ones_like(ended[:1]), ended[:-1]])
+        # Sums over seeds, means over the rest: each seed's gradient is its own.
+        value = (returns * starts).sum(0).mean(-1)  # (S,)
+        entropy = window.entropies.mean((0, 2))  # (S,)
+        actor_loss = -(value / self.horizon + self.ent_coef * entropy).sum()
+        if keep_metrics:
+            for one_hot in self._one_hots:
+                one_hot.retain_grad()
+        self.actor_optimizer.zero_grad()
+        actor_loss.backward(inputs=self._backward_inputs(keep_metrics))
+        actor_norm = clip_gradients_per_member(self._actor_parameters, self.max_grad_norm)
+        self.actor_optimizer.step()
+
+        with torch.no_grad():
+            targets = lambda_returns(window, self.gamma, self.gae_lambda)
+        value_loss = self._fit_value(window.obs, targets)
+        if keep_metrics:
+            self.metrics.add(
+                {
+                    "train/actor_loss": actor_loss.detach() / self.n_seeds,
+                    "train/value_loss": value_loss / self.n_seeds,
+                    "train/value_mean": targets.mean(),
+                    "train/entropy": entropy.mean(),
+                    "train/actor_grad_norm": actor_norm.mean(),
+                    **self._gradient_norms_by_depth(),
+                }
+            )
+        self._one_hots = []
+
+    def _backward_inputs(self, keep_metrics: bool) -> list[Tensor]:
+        return [*self._actor_parameters, *(self._one_hots if keep_metrics else [])]
+
+    def _gradient_norms_by_depth(self) -> dict[str, Tensor]:
+        """‖∂J/∂D_t‖ at the window's first, middle and last action: it grows where unrolls explode.
+
+        The first action's gradient has gone through H − 1 steps of dynamics, the last one's
+        through none.
+        """
+        depths = {"first": 0, "middle": self.horizon // 2, "last": self.horizon - 1}
+        norms = {}
+        for name, t in depths.items():
+            gradient = self._one_hots[t].grad
+            if gradient is not None:
+                norms[f"train/action_grad_norm_{name}"] = gradient.norm()
+        return norms
+
+    def _fit_value(self, obs: Tensor, targets: Tensor) -> Tensor:
+        """Regression of V on the targets; returns the last loss, summed over seeds."""
+        obs = obs.transpose(0, 1).flatten(1, 2)  # (S, H·N, D)
+        targets = targets.transpose(0, 1).flatten(1, 2)  # (S, H·N)
+        n_rows = targets.shape[1]
+        size = math.ceil(n_rows / self.value_batches)
+        loss = targets.new_zeros(())
+        for step in range(self.value_steps):
+            batch_obs, batch_targets = obs, targets
+            if self.value_batches > 1:
+                if step % self.value_batches == 0:
+                    order = torch.randperm(n_rows, generator=self.generator, device=self.device)
+                index = order[(step % self.value_batches) * size :][:size]
+                batch_obs, batch_targets = obs[:, index], targets[:, index]
+            value = self.policy.value_net(batch_obs).squeeze(-1)
+            loss = 0.5 * (value - batch_targets).square().mean(-1).sum()
+            self.value_optimizer.zero_grad()
+            loss.backward()
+            clip_gradients_per_member(self._value_parameters, self.max_grad_norm)
+            self.value_optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                self._target_parameters,  # type: ignore[arg-type]
+                self._value_parameters,  # type: ignore[arg-type]
+                self.polyak,
+            )
+        return loss.detach()
+
+    def dump_logs(self) -> None:
+        """Write one row of metrics: means since the last row, and the schedules' positions."""
+        record = self.logger.record
+        for name, mean in self.metrics.take().items():
+            record(name, mean)
+        if self.ep_info_buffer:
+            record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
+            record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
+        record("train/learning_rate", self.lr_schedule(self._current_progress_remaining))
+        record("train/n_updates", self._n_updates)
+        temperature = getattr(self.estimator, "temperature", None)
+        if temperature is not None:
+            record("train/temperature", float(temperature))
+        record("time/total_timesteps", self.num_timesteps)
+        self.logger.dump(step=self.num_timesteps)
+
+    def _extra_tensors(self) -> dict[str, Tensor]:
+        tensors = {f"estimator/{k}": v for k, v in self.estimator.state_dict().items()}
+        if self.driver is not None:
+            tensors |= {f"driver/{k}": v for k, v in self.driver.state_dict().items()}
+            tensors["obs"] = self._obs
+            tensors["episode_return"] = self._episode_return
+            tensors["episode_length"] = self._episode_length
+        return tensors
+
+    def evaluate_seeds(self, episodes: int, seed: int = 0, deterministic: bool = True) -> Tensor:
+        """Mean undiscounted return of each seed's policy over whole episodes, [S], on the device.
+
+        Every seed plays `episodes` environments at once, from the same starts, one episode each.
+
+        Raises:
+            ValueError: no environment, one without a time limit, or episodes < 1.
+        """
+        check_int("episodes", episodes, minimum=1)
+        if self.env is None or self.driver.max_episode_steps is None:
+            raise ValueError("evaluate_seeds needs an environment with a time limit")
+        generator = torch.Generator(self.device).manual_seed(seed)
+        driver = new_driver(self.env, (self.n_seeds, episodes), self.device, seed)
+        obs = driver.reset()
+        total = torch.zeros(self.n_seeds, episodes, device=self.device)
+        playing = torch.ones_like(total, dtype=torch.bool)
+        with torch.no_grad():
+            for _ in range(driver.max_episode_steps):
+                logits = self.policy.actor(obs)
+                dist = FactoredCategorical(logits, self.actions.nvec, validate=False)
+                step = driver.step(dist.mode() if deterministic else dist.sample(generator))
+                total += step.reward * playing
+                playing &= ~(step.terminated | step.truncated)
+                obs = step.obs
+        return total.mean(1)
+
+    def member(self, index: int) -> GumbelSHAC:
+        """Seed number `index` as an agent of its own: its weights, a fresh optimiser.
+
+        Raises:
+            ValueError: no such seed.
+        """
+        if not 0 <= index < self.n_seeds:
+            raise ValueError(f"index must be in [0, {self.n_seeds}), got {index}")
+        settings = {**self._settings, "n_seeds": 1}
+        agent = type(self)(self._policy_name, self.env, device=self.device, **settings)
+        weights = {k: v[index : index + 1] for k, v in self.policy.state_dict().items()}
+        agent.policy.load_state_dict(weights)
+        return agent
+
+
+def lambda_returns(window: Window, gamma: float, lam: float) -> Tensor:
+    """R_t = r_t + γ ((1 − λ) V_{t+1} + λ R_{t+1}) over a window, [H, S, N], with its graph.
+
+    V_{t+1} is the value of the observation that step t led to. It stands for everything beyond
+    the window's end and beyond a truncation; beyond a termination there is nothing.
+    """
+    returns = []
+    following = window.next_values[-1]
+    for t in reversed(range(len(window.rewards))):
+        value = window.next_values[t]
+        mixed = torch.lerp(value, following, lam)
+        mixed = torch.where(window.truncated[t], value, mixed)
+        following = window.rewards[t] + gamma * mixed.masked_fill(window.terminated[t], 0.0)
+        returns.append(following)
+    return torch.stack(returns[::-1])
