@@ -180,12 +180,13 @@ def check_mask(mask: Tensor, logits: Tensor) -> None:
         )
 
 
-def check_rows(theta: Tensor) -> None:
+def check_rows(theta: Tensor, top: Tensor | None = None) -> None:
     """Raise when a row [..., K] holds NaN or +inf, or allows nothing. One look at the row maxima
-    finds all three; on a GPU it waits for the device, hence the `validate` switch."""
+    (`top`, where they are known, of θ or of θ + G) finds all three; on a GPU it waits for the
+    device, hence the `validate` switch."""
     if theta.numel() == 0:
         return
-    low, high = torch.aminmax(theta.detach().amax(-1))  # NaN propagates through both
+    low, high = torch.aminmax(theta.detach().amax(-1) if top is None else top)  # NaN shows in both
     if low.item() == -torch.inf or not high.item() < torch.inf:
         _explain(theta.detach())
 

@@ -16,7 +16,7 @@ from typing import ClassVar
 import torch
 from gumbelrl.gumbel.choices import fraction
 from gumbelrl.gumbel.distribution import FactoredCategorical
-from gumbelrl.gumbel.gradient import Term, one_hot_like, straight_through
+from gumbelrl.gumbel.gradient import Term, choose, straight_through
 from gumbelrl.gumbel.noise import gumbel_noise
 from torch import Tensor, nn
 
@@ -93,18 +93,19 @@ class Pathwise(Estimator):
 
     def relax(self, theta: Tensor, noise: Tensor) -> Tensor:
         """[..., M, K] one-hot of the sample, its gradient that of the estimator."""
-        index = (theta + (noise[0] if noise.ndim > theta.ndim else noise)).detach().argmax(-1)
+        fixed = theta.detach()
+        chosen = choose(fixed + (noise[0] if noise.ndim > theta.ndim else noise))
         if not (theta.requires_grad and torch.is_grad_enabled()):
-            return one_hot_like(theta, index)
-        return straight_through(theta, index, self.terms(theta.detach(), noise, index))
+            return chosen.to(theta.dtype)
+        return straight_through(theta, chosen, self.terms(fixed, noise, chosen))
 
-    def terms(self, theta: Tensor, noise: Tensor, index: Tensor) -> list[Term]:
+    def terms(self, theta: Tensor, noise: Tensor, chosen: Tensor) -> list[Term]:
         """The pairs (w, p) of ĝ = Σ w J(p) g.
 
         Args:
             theta: [..., M, K] effective logits, without a graph.
             noise: what `draw` gave.
-            index: [..., M] the sampled categories, argmax(θ + G).
+            chosen: [..., M, K] bool, the sampled categories, argmax(θ + G).
         """
         raise NotImplementedError
 

@@ -55,10 +55,10 @@ class _StraightThrough(torch.autograd.Function):
     """Forward: the one-hot itself. Backward: ĝ = Σ w J(p) g in closed form."""
 
     @staticmethod
-    def forward(ctx: Any, theta: Tensor, index: Tensor, weights: Any, *ps: Tensor) -> Tensor:
+    def forward(ctx: Any, theta: Tensor, chosen: Tensor, weights: Any, *ps: Tensor) -> Tensor:
         ctx.weights = weights
         ctx.save_for_backward(*ps)
-        return one_hot_like(theta, index)
+        return chosen.to(theta.dtype)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -74,8 +74,8 @@ class _StraightThroughTransformed(torch.autograd.Function):
     backward = _StraightThrough.backward
 
     @staticmethod
-    def forward(theta: Tensor, index: Tensor, weights: Any, *ps: Tensor) -> Tensor:
-        return one_hot_like(theta, index)
+    def forward(theta: Tensor, chosen: Tensor, weights: Any, *ps: Tensor) -> Tensor:
+        return chosen.to(theta.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -83,12 +83,25 @@ class _StraightThroughTransformed(torch.autograd.Function):
         ctx.save_for_backward(*inputs[3:])
 
 
-def one_hot_like(theta: Tensor, index: Tensor) -> Tensor:
-    """[..., K] one-hot of index [...] in θ's shape and dtype, without a graph."""
-    return torch.zeros_like(theta.detach()).scatter(-1, index.unsqueeze(-1), 1.0)
+def choose(z: Tensor, top: Tensor | None = None) -> Tensor:
+    """[..., K] bool, True at the argmax of each row and nowhere else (the first one on a tie).
+
+    On the CPU comparing with the maximum is 5 times faster than argmax and scatter; where it marks
+    several entries of a row, rounding has made a tie, and the argmax decides.
+
+    Args:
+        z: [..., K] perturbed logits, without a graph.
+        top: [..., 1] their maxima, where they are known.
+    """
+    if z.device.type == "cpu" and z.numel() and not transformed():
+        chosen = z == (z.amax(-1, keepdim=True) if top is None else top)
+        if int(chosen.count_nonzero()) * z.shape[-1] == z.numel():
+            return chosen
+    nothing = torch.zeros_like(z, dtype=torch.bool)
+    return nothing.scatter(-1, z.argmax(-1, keepdim=True), True)
 
 
-def straight_through(theta: Tensor, index: Tensor, terms: list[Term]) -> Tensor:
+def straight_through(theta: Tensor, chosen: Tensor, terms: list[Term]) -> Tensor:
     """Exact one-hot forward, ĝ = Σ w J(p) g to θ backward. First derivatives only.
 
     `one_hot + p − sg(p)` taken left to right is off by a rounding in a fifth of float32 rows; here
@@ -96,7 +109,7 @@ def straight_through(theta: Tensor, index: Tensor, terms: list[Term]) -> Tensor:
 
     Args:
         theta: [..., K] where the gradient goes.
-        index: [...] int64, which entry is 1.
+        chosen: [..., K] bool, from `choose`.
         terms: (w, p) pairs, constants here.
 
     Returns:
@@ -104,7 +117,7 @@ def straight_through(theta: Tensor, index: Tensor, terms: list[Term]) -> Tensor:
     """
     weights = tuple(w for w, _ in terms)
     apply = _transformed_apply if transformed() else _apply
-    return apply(theta, index, weights, *[p for _, p in terms])
+    return apply(theta, chosen, weights, *[p for _, p in terms])
 
 
 class _Attach(torch.autograd.Function):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from gumbelrl.gumbel.gradient import Term, one_hot_like, softmax
+from gumbelrl.gumbel.gradient import Term, softmax
 from gumbelrl.gumbel.noise import conditional_gumbels, gumbel_noise
 from gumbelrl.gumbel.pathwise import TemperatureSettings, Tempered
 from torch import Tensor
@@ -37,9 +37,9 @@ class GumbelRao(Tempered):
             (1 + self.settings.k, *theta.shape), generator, theta.dtype, theta.device
         )
 
-    def terms(self, theta: Tensor, noise: Tensor, index: Tensor) -> list[Term]:
+    def terms(self, theta: Tensor, noise: Tensor, chosen: Tensor) -> list[Term]:
         # z = θ + G⁽ᵏ⁾, and G⁽ᵏ⁾ is a constant: no gradient through it.
-        z = conditional_gumbels(theta, one_hot_like(theta, index), noise[1:])  # [k, ..., M, K]
+        z = conditional_gumbels(theta, chosen, noise[1:])  # [k, ..., M, K]
         return [(1.0 / (self.settings.k * self.temperature), self.soft(z))]
 
 
@@ -63,7 +63,7 @@ class ReinMaxRao(GumbelRao):
     Settings = ReinMaxRaoSettings
     settings: ReinMaxRaoSettings
 
-    def terms(self, theta: Tensor, noise: Tensor, index: Tensor) -> list[Term]:
-        pi, d = softmax(theta), one_hot_like(theta, index)
-        z = conditional_gumbels((0.5 * (pi + d)).log(), d, noise[1:])  # [k, ..., M, K]
+    def terms(self, theta: Tensor, noise: Tensor, chosen: Tensor) -> list[Term]:
+        pi = softmax(theta)
+        z = conditional_gumbels((0.5 * (pi + chosen)).log(), chosen, noise[1:])  # [k, ..., M, K]
         return [(2.0 / (self.settings.k * self.temperature), self.soft(z)), (-0.5, pi)]

@@ -16,7 +16,7 @@ import torch
 from gumbelrl.gumbel.choices import positive
 from gumbelrl.gumbel.distribution import FactoredCategorical
 from gumbelrl.gumbel.estimator import Objective, check_value, needs_graph
-from gumbelrl.gumbel.gradient import g_hat
+from gumbelrl.gumbel.gradient import choose, g_hat
 from gumbelrl.gumbel.pathwise import Tempered
 from gumbelrl.gumbel.score import Rloo, RlooSettings
 from gumbelrl.gumbel.temperature import Schedule
@@ -76,13 +76,13 @@ class LearnedTemperature(nn.Module, Schedule):
             )
             r = torch.autograd.grad(self.unbiased(leaf, f, generator).sum(), leaf.theta)[0]
             noise = estimator.draw(theta, generator)
-            index = (theta + (noise[0] if noise.ndim > theta.ndim else noise)).argmax(-1)
-            point = dist.one_hot(index).requires_grad_()
+            chosen = choose(theta + (noise[0] if noise.ndim > theta.ndim else noise))
+            point = dist.layout.flatten(chosen).to(dist.logits.dtype).requires_grad_()
             slope = needs_graph(estimator.name, check_value(f(point), dist), point)
             g = dist.layout.pad(slope.to(theta.dtype), 0.0)
             try:
                 self._trial = self.tuned.phi.detach().requires_grad_()
-                estimate = g_hat(estimator.terms(theta, noise, index), g)
+                estimate = g_hat(estimator.terms(theta, noise, chosen), g)
                 loss = (estimate.square() - 2.0 * estimate * r).sum((-2, -1)).mean()
                 (slope_tau,) = torch.autograd.grad(loss, self._trial)
             finally:

@@ -80,7 +80,7 @@ def _large(shape: Sequence[int], generator: torch.Generator | None, dtype: torch
     return out
 
 
-def conditional_gumbels(theta: Tensor, one_hot: Tensor, noise: Tensor) -> Tensor:
+def conditional_gumbels(theta: Tensor, chosen: Tensor, noise: Tensor) -> Tensor:
     """Perturbed logits z = θ + G given that D is their argmax (Maddison 2014; stable form).
 
     With log E_j = −noise_j and logZ = logsumexp θ:
@@ -89,7 +89,7 @@ def conditional_gumbels(theta: Tensor, one_hot: Tensor, noise: Tensor) -> Tensor
 
     Args:
         theta: [..., K] logits; masked entries are −inf and stay −inf in z.
-        one_hot: [..., K] the winners D.
+        chosen: [..., K] bool, the winners D.
         noise: [..., K] standard Gumbels (leading sample axes broadcast).
 
     Returns:
@@ -99,11 +99,11 @@ def conditional_gumbels(theta: Tensor, one_hot: Tensor, noise: Tensor) -> Tensor
     # A masked θ_j = −inf would put +inf through logaddexp, whose gradient there is NaN.
     free = noise + theta.where(allowed, 0.0)  # θ_j − log E_j, [..., K]
     log_z = theta.logsumexp(-1, keepdim=True)
-    top = log_z + (noise * one_hot).sum(-1, keepdim=True)  # logZ − log E_i, [..., 1]
+    top = log_z + (noise * chosen).sum(-1, keepdim=True)  # logZ − log E_i, [..., 1]
     # Laid out in full: arithmetic that broadcasts a short last axis is not vectorised.
     top = top.expand(free.shape).contiguous()
     others = -torch.logaddexp(-free, -top)
     # Where free is far above top, rounding closes the gap: keep the loser strictly below.
     below = torch.nextafter(top.detach(), top.new_full((), -torch.inf))
     others = torch.minimum(others, below).masked_fill(~allowed, -torch.inf)
-    return torch.where(one_hot > 0.5, top, others)
+    return torch.where(chosen, top, others)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from gumbelrl.gumbel.estimator import Pathwise
-from gumbelrl.gumbel.gradient import FAR_DOWN, Term, one_hot_like, softmax, straight_through
+from gumbelrl.gumbel.gradient import FAR_DOWN, Term, choose, softmax, straight_through
 from gumbelrl.gumbel.temperature import Schedule, make_schedule
 from torch import Tensor
 
@@ -55,7 +55,7 @@ class STGumbel(Tempered):
 
     name = "st_gumbel"
 
-    def terms(self, theta: Tensor, noise: Tensor, index: Tensor) -> list[Term]:
+    def terms(self, theta: Tensor, noise: Tensor, chosen: Tensor) -> list[Term]:
         return self.term(theta + noise)
 
 
@@ -79,7 +79,7 @@ class StraightThrough(Tempered):
 
     name = "straight_through"
 
-    def terms(self, theta: Tensor, noise: Tensor, index: Tensor) -> list[Term]:
+    def terms(self, theta: Tensor, noise: Tensor, chosen: Tensor) -> list[Term]:
         return self.term(theta)
 
 
@@ -115,7 +115,7 @@ class DecoupledSTGumbel(Pathwise):
         tau_b = self.settings.temperature_backward(self.progress)
         z = theta + tau_f * noise
         z = z.detach()
-        return straight_through(theta, z.argmax(-1), [(1.0 / tau_b, softmax(z / tau_b))])
+        return straight_through(theta, choose(z), [(1.0 / tau_b, softmax(z / tau_b))])
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,8 @@ class GappedST(Tempered):
     Settings = GappedSettings
     settings: GappedSettings
 
-    def terms(self, theta: Tensor, noise: Tensor, index: Tensor) -> list[Term]:
+    def terms(self, theta: Tensor, noise: Tensor, chosen: Tensor) -> list[Term]:
         below_top = theta - theta.amax(-1, keepdim=True)  # θ − max θ, −inf where forbidden
-        sampled = one_hot_like(theta, index) > 0.5
         # `where` and not ⊙: ∞ · 0 is NaN on masked logits.
-        shift = torch.where(sampled, -below_top, -(below_top + self.settings.gap).relu())
+        shift = torch.where(chosen, -below_top, -(below_top + self.settings.gap).relu())
         return self.term(theta + shift)

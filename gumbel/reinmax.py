@@ -1,6 +1,6 @@
 """ReinMax: second-order accuracy from one evaluation, by Heun's rule between π and D."""
 
-from gumbelrl.gumbel.gradient import Term, one_hot_like, softmax
+from gumbelrl.gumbel.gradient import Term, softmax
 from gumbelrl.gumbel.pathwise import Tempered
 from torch import Tensor
 
@@ -14,6 +14,6 @@ class ReinMax(Tempered):
 
     name = "reinmax"
 
-    def terms(self, theta: Tensor, noise: Tensor, index: Tensor) -> list[Term]:
-        m = 0.5 * (self.soft(theta) + one_hot_like(theta, index))
+    def terms(self, theta: Tensor, noise: Tensor, chosen: Tensor) -> list[Term]:
+        m = 0.5 * (self.soft(theta) + chosen)  # D as 0 and 1
         return [(2.0, m), (-0.5, softmax(theta))]

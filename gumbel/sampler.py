@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from gumbelrl.gumbel.choices import fraction, positive
 from gumbelrl.gumbel.distribution import check_mask, check_rows
-from gumbelrl.gumbel.gradient import one_hot_like, softmax, straight_through
+from gumbelrl.gumbel.gradient import choose, softmax, straight_through
 from gumbelrl.gumbel.noise import gumbel_noise, noise_dtype
 from gumbelrl.gumbel.temperature import make_schedule
 from torch import Tensor, nn
@@ -53,18 +53,18 @@ def gumbel_softmax(
         mask = torch.as_tensor(mask, device=theta.device)
         check_mask(mask, theta)
         theta = theta.where(mask, -torch.inf)
+    z = theta + gumbel_noise(theta, generator)
+    fixed = z.detach()
+    top = fixed.amax(-1, keepdim=True)
     if theta.device.type == "cpu" if validate is None else validate:
-        check_rows(theta)
-    noise = gumbel_noise(theta, generator)
+        check_rows(theta, top)
     if not hard:
-        return ((theta + noise) / tau).softmax(-1).to(dtype)
-    z = theta.detach() + noise
-    index = z.argmax(-1)
+        return (z / tau).softmax(-1).to(dtype)
+    chosen = choose(fixed, top)
     if not (theta.requires_grad and torch.is_grad_enabled()):
-        return one_hot_like(theta, index).to(dtype)
-    return straight_through(theta, index, [(1.0 / tau, softmax(z if tau == 1.0 else z / tau))]).to(
-        dtype
-    )
+        return chosen.to(dtype)
+    y = softmax(fixed if tau == 1.0 else fixed / tau)
+    return straight_through(theta, chosen, [(1.0 / tau, y)]).to(dtype)
 
 
 class GumbelSoftmax(nn.Module):

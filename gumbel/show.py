@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from gumbelrl.gumbel.choices import positive
-from gumbelrl.gumbel.gradient import one_hot_like
+from gumbelrl.gumbel.gradient import choose
 from gumbelrl.gumbel.noise import gumbel_noise
 from torch import Tensor
 
@@ -24,8 +24,7 @@ def plot_sample(ax: "Axes", theta: Tensor, noise: Tensor, temperature: float) ->
     """Bars of one soft sample S_τ(θ + G) [K], the category it falls on (its one-hot) marked."""
     z = theta + noise
     y = (z / positive("temperature", temperature)).softmax(-1)
-    hot = one_hot_like(theta, z.argmax(-1))
-    colours = ["C1" if h > 0.5 else "C0" for h in hot.tolist()]
+    colours = ["C1" if hit else "C0" for hit in choose(z).tolist()]
     ax.bar(range(len(y)), y.tolist(), color=colours)
     ax.set(
         ylim=(0, 1), xlabel="category", ylabel="weight", title=f"one sample, τ = {temperature:g}"
@@ -36,7 +35,7 @@ def plot_beside_softmax(ax: "Axes", theta: Tensor, noise: Tensor, temperature: f
     """softmax θ, the mean of soft samples and the share of hard samples, over noise [n, K]."""
     k = len(theta)
     soft = ((theta + noise) / positive("temperature", temperature)).softmax(-1).mean(0)
-    hard = one_hot_like(theta + noise, (theta + noise).argmax(-1)).mean(0)
+    hard = choose(theta + noise).double().mean(0)
     rows = {"softmax(θ)": theta.softmax(-1), f"mean y, τ = {temperature:g}": soft}
     rows["share of argmax(θ + G)"] = hard
     for i, (label, row) in enumerate(rows.items()):

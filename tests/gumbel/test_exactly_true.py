@@ -6,7 +6,7 @@ is deterministic given D."""
 import pytest
 import torch
 from gumbelrl.gumbel import FactoredCategorical, conditional_gumbels, gumbel_noise, make_estimator
-from gumbelrl.gumbel.gradient import g_hat, jacobian_product, one_hot_like
+from gumbelrl.gumbel.gradient import choose, g_hat, jacobian_product
 
 F64 = torch.float64
 K = 5
@@ -96,7 +96,7 @@ def test_gumbel_rao_at_low_temperature_tends_to_reinmax():
     generator = torch.Generator().manual_seed(0)
     g = torch.tensor([1.0, -2.0, 0.5, 3.0, 0.0], dtype=F64)
     d = torch.eye(K, dtype=F64)[0]
-    z = conditional_gumbels(THETA, d, gumbel_noise((400_000, K), generator, F64))
+    z = conditional_gumbels(THETA, d.bool(), gumbel_noise((400_000, K), generator, F64))
     parts = jacobian_product((z / 0.05).softmax(-1), g.expand_as(z)) / 0.05
     pi = THETA.softmax(-1)
     want = 0.5 * (jacobian(pi) + torch.outer(d - pi, d - pi)) @ g
@@ -195,7 +195,7 @@ def test_each_gradient_is_its_closed_form():
     noise = gumbel_noise((200, 1, K), dtype=F64)
     z = THETA + noise[:, 0]
     tau = 0.6
-    d = one_hot_like(z, z.argmax(-1))
+    d = choose(z).double()
     leaf = d.clone().requires_grad_()
     (g,) = torch.autograd.grad(f(leaf).sum(), leaf)
     gap, top = 1.0, THETA.max()
@@ -210,8 +210,7 @@ def test_each_gradient_is_its_closed_form():
         want = torch.stack([jacobian(p) @ v for p, v in zip(y, g, strict=True)]) / tau
         torch.testing.assert_close(got, want)
     y = ((THETA + 1.7 * noise[:, 0]) / tau).softmax(-1)
-    index = y.argmax(-1)
-    leaf = one_hot_like(y, index).requires_grad_()
+    leaf = choose(y).double().requires_grad_()
     (g,) = torch.autograd.grad(f(leaf).sum(), leaf)
     decoupled = make_estimator(
         "decoupled_st_gumbel", temperature_forward=1.7, temperature_backward=tau
