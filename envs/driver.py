@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
-
 from gumbelrl.envs.on_device import OnDeviceEnv
+from torch import Tensor
 
 
 class NonFiniteError(ValueError):
@@ -23,7 +22,9 @@ class Step(NamedTuple):
     reward: Tensor  # [...]
     terminated: Tensor  # bool [...], the task ended: no bootstrap
     truncated: Tensor  # bool [...], the time limit was reached (both may be true, as in Gymnasium)
-    final_obs: Tensor  # [..., D], after this transition everywhere, before any reset, with its graph
+    final_obs: (
+        Tensor  # [..., D], after this transition everywhere, before any reset, with its graph
+    )
 
 
 class BatchedDriver:

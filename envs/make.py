@@ -9,6 +9,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
+from gumbelrl.envs.driver import BatchedDriver, NonFiniteError
+from gumbelrl.envs.registration import find_on_device_id, make_task
+from gumbelrl.envs.vec_env import OnDeviceVecEnv
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.error import Error as GymnasiumError
 from stable_baselines3.common.monitor import Monitor
@@ -30,10 +34,6 @@ Wrapper = str | Mapping[str, Any] | Callable[[gymnasium.Env], gymnasium.Env]
 
 class MakeEnvError(ValueError):
     """An environment that cannot be made; the message says what was asked for and what to do."""
-
-
-class NonFiniteError(ValueError):
-    """NaN or infinity from an environment: which step, which field. Nothing was trained on it."""
 
 
 def make_env(
@@ -93,6 +93,9 @@ def make_vec_env(
 ) -> VecEnv:
     """Make N copies of an environment that step together, for an agent to train on.
 
+    Ours ("gumbelrl/...") are one batch of tensors on the CPU, unless they are wrapped or
+    vectorised "async"; the result then has a `driver`, and `seed` governs the whole batch.
+
     Episodes restart in the same step: the observation returned with `done` is the next episode's
     first, `infos[i]["terminal_observation"]` the ended one's last, and
     `infos[i]["TimeLimit.truncated"]` tells a time limit from a termination. A NaN or infinity
@@ -114,6 +117,13 @@ def make_vec_env(
     if vectorization not in vectorizers:
         raise MakeEnvError(f"vectorization must be 'sync' or 'async', got {vectorization!r}")
 
+    if vectorization == "sync" and not wrappers and id == find_on_device_id(id):
+        batched = OnDeviceVecEnv(
+            make_driver(id, n_envs, max_episode_steps=max_episode_steps, **(kwargs or {}))
+        )
+        batched.seed(seed)
+        return batched
+
     def make_one() -> gymnasium.Env:
         return make_env(
             id,
@@ -129,6 +139,42 @@ def make_vec_env(
     if seed is not None:
         vec_env.seed(seed)
     return vec_env
+
+
+def make_driver(
+    id: str,
+    n_envs: int | tuple[int, ...] = 1,
+    device: torch.device | str = "cpu",
+    seed: int | None = None,
+    *,
+    max_episode_steps: int | None = None,
+    **kwargs: Any,
+) -> BatchedDriver:
+    """Make N copies of one of our environments as tensors on a device, differentiable.
+
+    Args:
+        id: "gumbelrl/CartPole-v1", or "CartPole-v1" for short.
+        n_envs: N >= 1, or leading batch axes such as (n_seeds, N).
+        device: where everything lives. On the CPU indices and states are checked in every step;
+            elsewhere set `driver.validate = True` for that (it waits for the device).
+        seed: of all noise.
+        max_episode_steps: time limit; None keeps the environment's.
+        kwargs: of the environment's constructor.
+
+    Raises:
+        MakeEnvError: unknown id, or arguments that the environment or the driver refuses.
+    """
+    try:
+        return BatchedDriver(
+            make_task(id, **kwargs),
+            n_envs,
+            device=device,
+            seed=seed,
+            max_episode_steps=max_episode_steps,
+            validate=torch.device(device).type == "cpu",
+        )
+    except ValueError as error:
+        raise MakeEnvError(str(error)) from error
 
 
 class FiniteCheck(VecEnvWrapper):

@@ -22,7 +22,7 @@ class OnDeviceEnv:
     | call | shapes |
     |---|---|
     | `initial(noise)` | [..., n_initial_noise] -> state [..., S] |
-    | `transition(state, one_hot, noise)` | [..., S], [..., ΣK], [..., n_transition_noise] -> [..., S] |
+    | `transition(state, one_hot, noise)` | [..., S], [..., ΣK], [..., noise] -> state [..., S] |
     | `observe(state)` | [..., S] -> [..., D] |
     | `reward(state, one_hot, next_state)` | [..., S], [..., ΣK], [..., S] -> [...] |
     | `terminated(state)` | [..., S] -> bool [...] |
@@ -79,7 +79,7 @@ class OnDeviceEnv:
         """Discrete for one factor, MultiDiscrete for several."""
         if len(self.nvec) == 1:
             return gymnasium.spaces.Discrete(self.nvec[0])
-        return gymnasium.spaces.MultiDiscrete(self.nvec)
+        return gymnasium.spaces.MultiDiscrete(list(self.nvec))
 
     def constant(self, name: str, like: Tensor) -> Tensor:
         """The array in attribute `name` as a tensor of `like`'s device and dtype; copied once.

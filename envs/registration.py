@@ -1,0 +1,75 @@
+"""The ids of the on-device environments, and making one from its id.
+
+Importing `gumbelrl.envs` registers them with Gymnasium; `gymnasium.make("gumbelrl.envs:ID")` does
+both in one call. (Gymnasium reads no entry points since 1.0, so something must be imported.) This
+module loads neither torch nor Stable-Baselines3.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+
+if TYPE_CHECKING:
+    from gumbelrl.envs.on_device import OnDeviceEnv
+
+NAMESPACE = "gumbelrl/"
+
+# id -> "module:class". The one list that ids are looked up in: a stored configuration can name an
+# id, never a module.
+_TASKS: dict[str, str] = {}
+
+
+def register_on_device(id: str, task: str, max_episode_steps: int | None) -> None:
+    """Make an `OnDeviceEnv` reachable by id: `gymnasium.make`, `make_vec`, `make_driver`.
+
+    Args:
+        id: "namespace/Name-v0".
+        task: "module:Class"; imported when it is first made.
+        max_episode_steps: the time limit that Gymnasium applies; the class's own.
+    """
+    _TASKS[id] = task
+    if id in gymnasium.registry:
+        return
+    gymnasium.register(
+        id,
+        entry_point="gumbelrl.envs.single:SingleEnv",
+        vector_entry_point="gumbelrl.envs.vector:OnDeviceVectorEnv",
+        max_episode_steps=max_episode_steps,
+        kwargs={"task": id},
+    )
+
+
+def on_device_ids() -> list[str]:
+    """Ids of the registered on-device environments."""
+    return sorted(_TASKS)
+
+
+def find_on_device_id(id: str) -> str | None:
+    """The full id for an id with or without "gumbelrl/"; None for any other environment."""
+    for candidate in (id, NAMESPACE + id):
+        if candidate in _TASKS:
+            return candidate
+    return None
+
+
+def make_task(id: str, **kwargs: Any) -> OnDeviceEnv:
+    """The task of an id such as "gumbelrl/CartPole-v1", or "CartPole-v1" for short.
+
+    Raises:
+        ValueError: unknown id, or arguments that the task refuses.
+    """
+    found = find_on_device_id(id)
+    if found is None:
+        raise ValueError(f"no on-device environment {id!r}; there are {', '.join(on_device_ids())}")
+    module, _, name = _TASKS[found].partition(":")
+    try:
+        return getattr(import_module(module), name)(**kwargs)
+    except TypeError as error:
+        raise ValueError(f"{found} refuses its arguments {kwargs}: {error}") from error
+
+
+for _name, _task, _steps in (("CartPole-v1", "cartpole:CartPole", 500),):
+    register_on_device(NAMESPACE + _name, f"gumbelrl.envs.{_task}", _steps)
