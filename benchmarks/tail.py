@@ -69,9 +69,7 @@ def main() -> None:
         bad += int((~noise.isfinite()).sum())
         top = max(top, noise.max().item())
     seconds = time.thread_time() - begin
-    print(
-        f"10^8 draws: {bad} NaN or inf, largest {top:.2f}, {10 * seconds:.1f} ns each with the check"
-    )
+    print(f"10^8 draws: {bad} NaN or inf, largest {top:.2f}; {10 * seconds:.1f} ns each, checked")
 
 
 if __name__ == "__main__":

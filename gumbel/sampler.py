@@ -48,23 +48,28 @@ def gumbel_softmax(
             f"logits need a last axis of at least one category, got shape {list(values.shape)}"
         )
     dtype = values.dtype
-    theta = values.to(noise_dtype(dtype))
+    theta = values if dtype == noise_dtype(dtype) else values.to(noise_dtype(dtype))
     if mask is not None:
         mask = torch.as_tensor(mask, device=theta.device)
         check_mask(mask, theta)
         theta = theta.where(mask, -torch.inf)
-    z = theta + gumbel_noise(theta, generator)
-    fixed = z.detach()
-    top = fixed.amax(-1, keepdim=True)
-    if theta.device.type == "cpu" if validate is None else validate:
-        check_rows(theta, top)
+    checked = theta.device.type == "cpu" if validate is None else validate
+    noise = gumbel_noise(theta, generator)
     if not hard:
-        return (z / tau).softmax(-1).to(dtype)
-    chosen = choose(fixed, top)
+        if checked:
+            check_rows(theta)
+        return ((theta + noise) / tau).softmax(-1).to(dtype)
+    z = noise.add_(theta.detach())  # in place, as below: fresh memory costs more than arithmetic
+    top = z.amax(-1, keepdim=True)
+    if checked:
+        check_rows(theta, top)
+    z = z.sub_(top)  # z − max z: 0 at the argmax
+    chosen = choose(z, 0.0)
     if not (theta.requires_grad and torch.is_grad_enabled()):
         return chosen.to(dtype)
-    y = softmax(fixed if tau == 1.0 else fixed / tau)
-    return straight_through(theta, chosen, [(1.0 / tau, y)]).to(dtype)
+    y = softmax(z if tau == 1.0 else z.div_(tau), shifted=True)
+    sample = straight_through(theta, chosen, [(1.0 / tau, y)])
+    return sample if dtype == sample.dtype else sample.to(dtype)
 
 
 class GumbelSoftmax(nn.Module):

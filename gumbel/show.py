@@ -41,7 +41,11 @@ def plot_beside_softmax(ax: "Axes", theta: Tensor, noise: Tensor, temperature: f
     for i, (label, row) in enumerate(rows.items()):
         places = [j + 0.27 * (i - 1) for j in range(k)]
         ax.bar(places, row.tolist(), width=0.25, label=label)
-    ax.set(xlabel="category", title=f"Gumbel-Softmax beside softmax, {len(noise):,} samples")
+    ax.set(
+        xlabel="category",
+        xticks=range(k),
+        title=f"Gumbel-Softmax beside softmax, {len(noise):,} samples",
+    )
     ax.legend()
 
 
