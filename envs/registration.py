@@ -71,5 +71,10 @@ def make_task(id: str, **kwargs: Any) -> OnDeviceEnv:
         raise ValueError(f"{found} refuses its arguments {kwargs}: {error}") from error
 
 
-for _name, _task, _steps in (("CartPole-v1", "cartpole:CartPole", 500),):
+for _name, _task, _steps in (
+    ("CartPole-v1", "cartpole:CartPole", 500),
+    ("Acrobot-v1", "acrobot:Acrobot", 500),
+    ("MountainCar-v0", "mountain_car:MountainCar", 200),
+    ("Pendulum-v1", "pendulum:Pendulum", 200),
+):
     register_on_device(NAMESPACE + _name, f"gumbelrl.envs.{_task}", _steps)
