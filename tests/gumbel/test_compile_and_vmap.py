@@ -1,5 +1,6 @@
 """torch.compile and torch.func see every pathwise estimator as a pure function of (θ, noise)."""
 
+import shutil
 import warnings
 
 import pytest
@@ -26,15 +27,22 @@ def setting(name, nvec, masked=False):
     return pure, logits, estimator.draw(FactoredCategorical(logits, nvec).theta)
 
 
-@pytest.mark.parametrize("name", PATHWISE)
 @pytest.mark.parametrize("nvec", [(4, 4), (3, 5)])
-def test_fullgraph_compilation_gives_the_eager_gradient(name, nvec):
-    """`aot_eager` traces forward and backward as the default backend does, without the minutes
-    of a C++ compiler; benchmarks/ runs the default one."""
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        # traces forward and backward as the default backend does, without waiting for C++
+        *[(name, "aot_eager") for name in PATHWISE],
+        pytest.param("st_gumbel", "inductor", marks=pytest.mark.slow),
+    ],
+)
+def test_fullgraph_compilation_gives_the_eager_gradient(name, backend, nvec):
+    if backend == "inductor" and shutil.which("g++") is None:
+        pytest.skip("the default backend needs a C++ compiler")
     pure, logits, noise = setting(name, nvec, masked=True)
     (eager,) = torch.autograd.grad(pure(logits, noise), logits)
     torch._dynamo.reset()
-    compiled = torch.compile(pure, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(pure, fullgraph=True, backend=backend)
     (got,) = torch.autograd.grad(compiled(logits, noise), logits)
     torch.testing.assert_close(got, eager)
 
