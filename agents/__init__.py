@@ -4,8 +4,9 @@
 """
 
 from gumbelrl.agents.gumbel_sac import GumbelSAC
+from gumbelrl.agents.gumbel_shac import GumbelSHAC
 from gumbelrl.agents.reinforce import REINFORCE
 
-AGENTS = {"gumbel_sac": GumbelSAC, "reinforce": REINFORCE}
+AGENTS = {"gumbel_sac": GumbelSAC, "gumbel_shac": GumbelSHAC, "reinforce": REINFORCE}
 
-__all__ = ["AGENTS", "REINFORCE", "GumbelSAC"]
+__all__ = ["AGENTS", "REINFORCE", "GumbelSAC", "GumbelSHAC"]

@@ -12,7 +12,7 @@ import gymnasium
 import torch
 from stable_baselines3.common.vec_env import VecEnv
 
-NAMESPACE = "gumbelrl/"
+MODULE, NAMESPACE = "gumbelrl.envs:", "gumbelrl/"  # Gymnasium imports what stands before a colon
 
 
 def differentiable_ids() -> list[str]:
@@ -28,8 +28,10 @@ def as_differentiable_env(env: Any) -> VecEnv:
     """
     if isinstance(env, str):
         id = env if env.startswith(NAMESPACE) else NAMESPACE + env
-        if id in gymnasium.registry:
-            return gymnasium.make_vec(id, num_envs=1).unwrapped.as_vec_env()  # type: ignore[attr-defined]
+        try:
+            return gymnasium.make_vec(MODULE + id, num_envs=1).unwrapped.as_vec_env()  # type: ignore[attr-defined]
+        except gymnasium.error.UnregisteredEnv:
+            pass  # the message below names what there is
     elif isinstance(env, VecEnv) and find_driver(env) is not None:
         return env
     elif hasattr(getattr(env, "unwrapped", None), "as_vec_env"):

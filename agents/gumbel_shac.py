@@ -19,6 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import safe_mean
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 METRICS_EVERY = 8  # updates between those whose metrics are kept
@@ -86,21 +87,22 @@ class GumbelSHAC(PickleFreeAlgorithm):
         "ShacPolicy": ShacPolicy,
     }
     policy: ShacPolicy
+    needs_on_device_env = True
 
     def __init__(
         self,
         policy: str | type[ShacPolicy],
         env: GymEnv | str | None,
         learning_rate: float | dict[str, Any] = 3e-3,
-        value_learning_rate: float | dict[str, Any] = 3e-3,
-        n_envs: int = 64,
+        value_learning_rate: float | dict[str, Any] = 1e-2,
+        n_envs: int = 16,
         horizon: int = 16,
         gamma: float = 0.98,
         gae_lambda: float = 0.95,
         actor_lambda: float = 1.0,
-        value_steps: int = 4,
+        value_steps: int = 8,
         value_batches: int = 1,
-        polyak: float = 0.2,
+        polyak: float = 0.5,
         estimator: str | dict[str, Any] = "st_gumbel",
         temperature: float | dict[str, Any] | None = None,
         ent_coef: float = 0.0,
@@ -166,11 +168,11 @@ class GumbelSHAC(PickleFreeAlgorithm):
             support_multi_env=True,
             seed=seed,
         )
-        self.n_envs = n_envs
         if _init_setup_model:
             self._setup_model()
 
     def _setup_model(self) -> None:
+        self.n_envs = self._settings["n_envs"]  # not the `VecEnv`'s: it is there for the API alone
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.actions = FactoredActions(self.action_space)
@@ -198,8 +200,13 @@ class GumbelSHAC(PickleFreeAlgorithm):
         self._episode_length = torch.zeros(shape, device=self.device)
         self.metrics = RunningMetrics()
         self.driver: Any = None
+        self._stored_driver: dict[str, Tensor] = {}
         if self.env is not None:
             self._make_driver()
+
+    @classmethod
+    def _as_vec_env(cls, env: Any) -> VecEnv:
+        return as_differentiable_env(env)
 
     def _make_driver(self) -> None:
         """The training environments, [S, N] of them, on the agent's device."""
@@ -210,10 +217,16 @@ class GumbelSHAC(PickleFreeAlgorithm):
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Train on another environment of the same spaces."""
-        super().set_env(as_differentiable_env(env), force_reset)
+        vec_env = as_differentiable_env(env)
+        self.n_envs = vec_env.num_envs  # Stable-Baselines3 insists; here any number will do
+        super().set_env(vec_env, force_reset)
         self.n_envs = self._settings["n_envs"]
         if self.driver is None or force_reset:
             self._make_driver()
+        if not force_reset and self._stored_driver:
+            self._obs = self._stored_driver.pop("obs").to(self.device)
+            self.driver.load_state_dict(self._stored_driver)
+        self._stored_driver = {}
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"actor": self.actor_optimizer, "value": self.value_optimizer}
@@ -403,12 +416,22 @@ class GumbelSHAC(PickleFreeAlgorithm):
 
     def _extra_tensors(self) -> dict[str, Tensor]:
         tensors = {f"estimator/{k}": v for k, v in self.estimator.state_dict().items()}
+        tensors["episode_return"] = self._episode_return
+        tensors["episode_length"] = self._episode_length
         if self.driver is not None:
             tensors |= {f"driver/{k}": v for k, v in self.driver.state_dict().items()}
-            tensors["obs"] = self._obs
-            tensors["episode_return"] = self._episode_return
-            tensors["episode_length"] = self._episode_length
+            tensors["driver/obs"] = self._obs.detach()
         return tensors
+
+    def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        super()._restore(header, tensors)
+        # The environments come after the agent: `set_env(env, force_reset=False)` goes on in them.
+        prefix = "extra/driver/"
+        self._stored_driver = {
+            name.removeprefix(prefix): value
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        }
 
     def evaluate_seeds(self, episodes: int, seed: int = 0, deterministic: bool = True) -> Tensor:
         """Mean undiscounted return of each seed's policy over whole episodes, [S], on the device.

@@ -21,6 +21,7 @@ from gumbelrl.agents.running_metrics import RunningMetrics
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 FORMAT, VERSION = "gumbelrl-agent", 1
@@ -172,6 +173,11 @@ class PickleFreeAlgorithm(BaseAlgorithm):
             self.generator.manual_seed(self.seed)
         self.policy.generator = self.generator  # type: ignore[assignment]
 
+    @classmethod
+    def _as_vec_env(cls, env: Any) -> VecEnv:
+        """An environment, or the id of one, as the `VecEnv` the agent trains on."""
+        return cls._wrap_env(maybe_make_env(env, 0))
+
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         raise NotImplementedError
 
@@ -266,7 +272,7 @@ class PickleFreeAlgorithm(BaseAlgorithm):
         agent.action_space = decode_space(header["action_space"])
         agent.n_envs = header["n_envs"]
         if env is not None:
-            env = cls._wrap_env(maybe_make_env(env, agent.verbose), agent.verbose)
+            env = cls._as_vec_env(env)
             check_for_correct_spaces(env, agent.observation_space, agent.action_space)
             agent.n_envs = env.num_envs
         agent._setup_model()
