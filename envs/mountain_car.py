@@ -57,7 +57,7 @@ class MountainCar(OnDeviceEnv):
         from gumbelrl.envs.simulation import mean_return
 
         policy = grid_policy(
-            self, self.observation_low, self.observation_high, (181, 141), gamma=1.0
+            self, self.observation_low, self.observation_high, (361, 281), gamma=1.0
         )
         value = mean_return(self, policy, n_episodes=1024)
-        return value, "the greedy policy of value iteration on a 181 x 141 grid, simulated"
+        return value, "the greedy policy of value iteration on a 361 x 281 grid, simulated"

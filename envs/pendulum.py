@@ -72,7 +72,7 @@ class Pendulum(OnDeviceEnv):
             (-math.pi, -self.max_speed),
             (math.pi, self.max_speed),
             (181, 161),
-            gamma=0.995,
+            gamma=1.0,
             periodic=True,
         )
         value = mean_return(self, policy, n_episodes=1024)

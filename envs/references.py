@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from gumbelrl.envs.on_device import OnDeviceEnv
 from gumbelrl.envs.simulation import StatePolicy
 from torch import Tensor
+
+
+def nearest_bin(value: Tensor, bins: np.ndarray | Tensor) -> Tensor:
+    """Index of the evenly spaced bin nearest to each value, int64."""
+    return ((value - bins[0]) / (bins[1] - bins[0])).round().clamp(0, len(bins) - 1).long()
 
 
 def all_actions(task: OnDeviceEnv, like: Tensor) -> Tensor:

@@ -76,5 +76,9 @@ for _name, _task, _steps in (
     ("Acrobot-v1", "acrobot:Acrobot", 500),
     ("MountainCar-v0", "mountain_car:MountainCar", 200),
     ("Pendulum-v1", "pendulum:Pendulum", 200),
+    ("CoupledControl-v0", "coupled_control:CoupledControl", 50),
+    ("SwitchedLQR-v0", "switched_lqr:SwitchedLQR", 30),
+    ("Inventory-v0", "inventory:Inventory", 50),
+    ("SpeakerListener-v0", "speaker_listener:SpeakerListener", 5),
 ):
     register_on_device(NAMESPACE + _name, f"gumbelrl.envs.{_task}", _steps)
