@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from difflib import get_close_matches
+from collections.abc import Callable, Collection
+from numbers import Integral, Real
+from typing import Any
 
 from gumbelrl.gumbel import Schedule, make_schedule
+from gumbelrl.gumbel.choices import unknown_name
 
 
 def check_int(name: str, value: object, *, minimum: int) -> int:
     """`value` if it is an integer >= minimum, else ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {value!r}")
-    return value
+    return int(value)
 
 
 def check_float(
     name: str,
-    value: object,
+    value: Any,
     *,
     low: float = -math.inf,
     high: float = math.inf,
@@ -26,34 +28,34 @@ def check_float(
     open_high: bool = False,
 ) -> float:
     """`value` as a float inside the interval, else ValueError naming the interval."""
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
     inside = (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and (low < value if open_low else low <= value)
-        and (value < high if open_high else value <= high)
+        math.isfinite(number)
+        and (low < number if open_low else low <= number)
+        and (number < high if open_high else number <= high)
     )
     if not inside:
-        left, right = "(" if open_low else "[", ")" if open_high else "]"
+        left, right = "(" if open_low else "[", ")" if open_high or high == math.inf else "]"
         raise ValueError(
             f"{name} must be a number in {left}{low:g}, {high:g}{right}, got {value!r}"
         )
-    return float(value)  # type: ignore[arg-type]
+    return number
 
 
-def check_choice(name: str, value: str, allowed: Iterable[str]) -> str:
+def check_choice(name: str, value: str, allowed: Collection[str]) -> str:
     """`value` if allowed, else ValueError naming the allowed values and the nearest one."""
-    allowed = list(allowed)
-    if value in allowed:
-        return value
-    near = get_close_matches(str(value), allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}{hint}")
+    if value not in allowed:
+        raise unknown_name(name, value, allowed)
+    return value
 
 
-def check_schedule(name: str, spec: object) -> Schedule:
-    """A positive number or a schedule's settings as a schedule, else ValueError naming it."""
-    if isinstance(spec, int | float):
-        check_float(name, spec, low=0, open_low=True)
+def check_schedule(name: str, spec: object) -> Callable[[float], float]:
+    """A positive number, a schedule, its settings, or Stable-Baselines3's function of the remaining
+    progress, as a function of progress; else ValueError naming it."""
+    if isinstance(spec, Real):
+        return make_schedule(check_float(name, spec, low=0, open_low=True))
+    if callable(spec) and not isinstance(spec, Schedule):
+        return lambda progress: spec(1.0 - progress)
     try:
         return make_schedule(spec)
     except ValueError as error:

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import torch
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.checks import check_choice, check_float, check_int, check_schedule
-from gumbelrl.agents.critics import CriticObjective
+from gumbelrl.agents.critics import CriticObjective, HeadsCritic
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.optimization import clip_gradients
 from gumbelrl.agents.policies import GumbelSACPolicy
 from gumbelrl.agents.replay import TensorReplayBuffer, Transitions
-from gumbelrl.agents.running_metrics import RunningMetrics
 from gumbelrl.agents.storage import PickleFreeAlgorithm
+from gumbelrl.gumbel import Estimator
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
@@ -63,6 +63,7 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
         "GumbelSACPolicy": GumbelSACPolicy,
     }
     policy: GumbelSACPolicy
+    estimator: Estimator
     replay_buffer: TensorReplayBuffer  # type: ignore[assignment]
 
     def __init__(
@@ -149,6 +150,11 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
         super()._setup_model()
         self._seed_generator()
         policy = self.policy
+        if self.actor_objective == "min" and not isinstance(policy.critic, HeadsCritic):
+            raise ValueError(
+                "actor_objective='min' needs every action's value, so critic='heads'; "
+                "use actor_objective='mean' with critic='action_in'"
+            )
         self.estimator.to(self.device)
         # Lists made once: every gradient step walks over them.
         self._actor_parameters = [
@@ -173,25 +179,40 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
         self.optimizer = torch.optim.Adam(
             [{"params": group} for group in learned], self.lr_schedule(1.0), fused=True
         )
-        self.metrics = RunningMetrics()
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"all": self.optimizer}
 
     def _extra_tensors(self) -> dict[str, Tensor]:
-        estimator = {f"estimator/{k}": v for k, v in self.estimator.state_dict().items()}
-        return {"log_ent_coef": self.log_ent_coef, **estimator}
+        return {"log_ent_coef": self.log_ent_coef}
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Take `gradient_steps` gradient steps on batches of `batch_size` from the replay."""
         learning_rate = self.lr_schedule(self._current_progress_remaining)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.estimator.set_progress(1.0 - self._current_progress_remaining)
+        # The last vector step may go beyond the budget.
+        self.estimator.set_progress(min(max(1.0 - self._current_progress_remaining, 0.0), 1.0))
         for _ in range(gradient_steps):
-            batch = self.replay_buffer.sample(batch_size, self.generator)
+            batch = self._normalize(self.replay_buffer.sample(batch_size, self.generator))
             self._n_updates += 1
             self._update(batch, keep_metrics=self._n_updates % METRICS_EVERY == 0)
+
+    def _normalize(self, batch: Transitions) -> Transitions:
+        """Observations and rewards as `VecNormalize` gives them now; the replay keeps them raw."""
+        env = self._vec_normalize_env
+        if env is None:
+            return batch
+
+        def apply(function: Any, values: Tensor) -> Tensor:
+            normalized = function(values.cpu().numpy())
+            return torch.as_tensor(normalized, dtype=torch.float32, device=self.device)
+
+        return batch._replace(
+            obs=apply(env.normalize_obs, batch.obs),
+            next_obs=apply(env.normalize_obs, batch.next_obs),
+            rewards=apply(env.normalize_reward, batch.rewards),
+        )
 
     def _update(self, batch: Transitions, keep_metrics: bool) -> None:
         """One gradient step of critics, actor and entropy coefficient, and one of the targets."""
@@ -253,8 +274,7 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
 
     def dump_logs(self) -> None:
         """Write one row of metrics: means since the last row, and the schedules' positions."""
-        for name, mean in self.metrics.take().items():
-            self.logger.record(name, mean)
+        self._record_metrics()
         remaining = self._current_progress_remaining
         self.logger.record("train/learning_rate", self.lr_schedule(remaining))
         self.logger.record("train/n_updates", self._n_updates)

@@ -12,7 +12,6 @@ from gumbelrl.agents.differentiable_envs import as_differentiable_env, new_drive
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.optimization import clip_gradients_per_member
 from gumbelrl.agents.policies import ShacPolicy
-from gumbelrl.agents.running_metrics import RunningMetrics
 from gumbelrl.agents.storage import PickleFreeAlgorithm
 from gumbelrl.gumbel import FactoredCategorical, Pathwise
 from stable_baselines3.common.callbacks import BaseCallback
@@ -87,6 +86,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
         "ShacPolicy": ShacPolicy,
     }
     policy: ShacPolicy
+    estimator: Pathwise
     needs_on_device_env = True
 
     def __init__(
@@ -144,7 +144,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
                 f"GumbelSHAC needs a pathwise estimator, got {estimator!r}: take st_gumbel, "
                 "straight_through, gumbel_rao or reinmax; for values alone there is GumbelSAC"
             )
-        self.estimator: Pathwise = built
+        self.estimator = built
         self.horizon = horizon
         self.gamma = gamma
         self.gae_lambda = gae_lambda
@@ -198,7 +198,6 @@ class GumbelSHAC(PickleFreeAlgorithm):
         shape = (self.n_seeds, self.n_envs)
         self._episode_return = torch.zeros(shape, device=self.device)
         self._episode_length = torch.zeros(shape, device=self.device)
-        self.metrics = RunningMetrics()
         self.driver: Any = None
         self._stored_driver: dict[str, Tensor] = {}
         if self.env is not None:
@@ -401,8 +400,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
     def dump_logs(self) -> None:
         """Write one row of metrics: means since the last row, and the schedules' positions."""
         record = self.logger.record
-        for name, mean in self.metrics.take().items():
-            record(name, mean)
+        self._record_metrics()
         if self.ep_info_buffer:
             record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
             record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
@@ -415,9 +413,10 @@ class GumbelSHAC(PickleFreeAlgorithm):
         self.logger.dump(step=self.num_timesteps)
 
     def _extra_tensors(self) -> dict[str, Tensor]:
-        tensors = {f"estimator/{k}": v for k, v in self.estimator.state_dict().items()}
-        tensors["episode_return"] = self._episode_return
-        tensors["episode_length"] = self._episode_length
+        tensors = {
+            "episode_return": self._episode_return,
+            "episode_length": self._episode_length,
+        }
         if self.driver is not None:
             tensors |= {f"driver/{k}": v for k, v in self.driver.state_dict().items()}
             tensors["driver/obs"] = self._obs.detach()

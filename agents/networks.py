@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from gumbelrl.agents.checks import check_choice
 from torch import Tensor, nn
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -19,9 +20,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 def make_activation(name: str) -> nn.Module:
     """The activation of that name; ValueError names the allowed ones."""
-    if name not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {name!r}")
-    return ACTIVATIONS[name]()
+    return ACTIVATIONS[check_choice("activation", name, ACTIVATIONS)]()
 
 
 def check_net_arch(net_arch: Sequence[int]) -> tuple[int, ...]:

@@ -41,6 +41,11 @@ class CategoricalPolicy(BasePolicy):
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
     ) -> None:
+        if isinstance(observation_space, spaces.Dict | spaces.Tuple):
+            raise ValueError(
+                f"observations must be arrays, got {observation_space}; wrap the environment in "
+                "gymnasium.wrappers.FlattenObservation"
+            )
         super().__init__(
             observation_space,
             action_space,

@@ -10,7 +10,6 @@ from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.checks import check_float, check_int, check_schedule
 from gumbelrl.agents.optimization import clip_gradients
 from gumbelrl.agents.policies import ReinforcePolicy
-from gumbelrl.agents.running_metrics import RunningMetrics
 from gumbelrl.agents.storage import PickleFreeAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -43,6 +42,8 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
         ent_coef: weight of the analytic entropy bonus, >= 0.
         normalize_advantage: divide the advantages by their standard deviation over the update.
         max_grad_norm: the actor's gradient is clipped to this norm, > 0.
+        max_rollout_steps: vector steps after which an update is made although episodes still
+            run, >= 1; they are cut and bootstrapped. It matters without a time limit.
         policy_kwargs: `ReinforcePolicy`'s: `net_arch`, `activation`.
 
     The rest are Stable-Baselines3's. Raises ValueError naming the argument and its range.
@@ -66,6 +67,7 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
         ent_coef: float = 0.0,
         normalize_advantage: bool = True,
         max_grad_norm: float = 1.0,
+        max_rollout_steps: int = 10_000,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -86,6 +88,7 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
         self.n_episodes = n_episodes
         self.value_steps = value_steps
         self.normalize_advantage = normalize_advantage
+        self.max_rollout_steps = check_int("max_rollout_steps", max_rollout_steps, minimum=1)
         super().__init__(
             policy,  # type: ignore[arg-type]
             env,  # type: ignore[arg-type]
@@ -118,7 +121,6 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
         self.rollout_buffer = None  # type: ignore[assignment]
-        self.metrics = RunningMetrics()
         self._seed_generator()
         policy = self.policy
         self._actor_parameters = [
@@ -152,13 +154,14 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
         """
         n_envs = env.num_envs
         assert self._last_obs is not None
+        callback.on_rollout_start()
         if n_envs > 1:  # with one environment the last episode's reset is the fresh start
             self._last_obs = env.reset()  # type: ignore[assignment]
         self.policy.set_training_mode(False)
-        callback.on_rollout_start()
-        observations, actions, rewards, ends, bootstraps, playing = [], [], [], [], [], []
+        rewards: list[np.ndarray] = []
+        observations, actions, ends, bootstraps, playing = [], [], [], [], []
         episodes_left = np.full(n_envs, self.n_episodes)
-        while episodes_left.any():
+        while episodes_left.any() and len(rewards) < self.max_rollout_steps:
             with torch.no_grad():
                 obs = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
                 dist = self.policy.dist(obs)
@@ -166,10 +169,13 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
             env_actions = self.policy.actions.to_actions(indices.cpu().numpy())
             new_obs, reward, dones, infos = env.step(env_actions)
             self.num_timesteps += n_envs
+            self._last_obs = new_obs  # type: ignore[assignment]
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
-            self._update_info_buffer(infos, dones)
+            # Episodes of environments that only wait are not the policy's sample.
+            waiting = episodes_left == 0
+            self._update_info_buffer([{} if w else i for w, i in zip(waiting, infos, strict=True)])
             observations.append(obs)
             actions.append(indices)
             rewards.append(reward)
@@ -177,8 +183,13 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
             bootstraps.append(self._truncated_values(dones, infos))
             playing.append(episodes_left > 0)
             episodes_left = episodes_left - (dones & (episodes_left > 0))
-            self._last_obs = new_obs  # type: ignore[assignment]
 
+        if episodes_left.any():  # cut, not ended: the value of where they stand stands for the rest
+            obs = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
+            with torch.no_grad():
+                values = self.policy.predict_values(obs).squeeze(-1).cpu().numpy()
+            bootstraps[-1] = np.where(ends[-1], bootstraps[-1], values)
+            ends[-1] = np.ones_like(ends[-1])
         returns = rewards_to_go(
             np.array(rewards), np.array(ends), np.array(bootstraps), self.gamma
         )  # (T, N)
@@ -204,8 +215,9 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
     def train(self) -> None:
         """One actor step on the collected episodes, then the baseline's regression."""
         self._n_updates += 1
-        for group in self.actor_optimizer.param_groups:
-            group["lr"] = self.lr_schedule(self._current_progress_remaining)
+        learning_rate = self.lr_schedule(self._current_progress_remaining)
+        self.actor_optimizer.param_groups[0]["lr"] = learning_rate
+        self.value_optimizer.param_groups[0]["lr"] = self.value_learning_rate
         obs, actions, returns = self._episodes
         with torch.no_grad():
             advantage = returns - self.policy.predict_values(obs).squeeze(-1)  # (B,)
@@ -238,8 +250,7 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write one row of metrics: means since the last row."""
-        for name, mean in self.metrics.take().items():
-            self.logger.record(name, mean)
+        self._record_metrics()
         self.logger.record("train/learning_rate", self.actor_optimizer.param_groups[0]["lr"])
         self.logger.record("train/n_updates", self._n_updates)
         super().dump_logs(iteration)

@@ -56,8 +56,8 @@ class TensorReplayBuffer:
             raise ValueError("optimize_memory_usage is not supported by the tensor replay buffer")
         if isinstance(observation_space, spaces.Dict | spaces.Tuple):
             raise ValueError(
-                f"dictionary observations are not supported yet, got {observation_space}; "
-                "wrap the environment in gymnasium.wrappers.FlattenObservation"
+                f"observations must be arrays, got {observation_space}; wrap the environment in "
+                "gymnasium.wrappers.FlattenObservation"
             )
         if buffer_size < n_envs:
             raise ValueError(f"buffer_size must be >= n_envs = {n_envs}, got {buffer_size}")
@@ -84,10 +84,6 @@ class TensorReplayBuffer:
     def __len__(self) -> int:
         """Transitions stored."""
         return (self.rows if self.full else self.pos) * self.n_envs
-
-    def size(self) -> int:
-        """Transitions stored, under Stable-Baselines3's name."""
-        return len(self)
 
     def add(
         self,

@@ -7,8 +7,8 @@ generator state). Classes are looked up by the caller, never by the file.
 
 from __future__ import annotations
 
-import inspect
 import json
+import math
 import os
 import zipfile
 from pathlib import Path
@@ -18,11 +18,17 @@ import numpy as np
 import safetensors.torch
 import torch
 from gumbelrl.agents.running_metrics import RunningMetrics
+from gumbelrl.gumbel import Estimator
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
+
+
+class DivergenceError(ValueError):
+    """Training has left the numbers: a loss or a gradient is NaN or infinite."""
+
 
 FORMAT, VERSION = "gumbelrl-agent", 1
 _HEADER, _TENSORS = "agent.json", "tensors.safetensors"
@@ -149,17 +155,29 @@ class PickleFreeAlgorithm(BaseAlgorithm):
     )
     # Where and how to run is the loader's choice, not the file's.
     _NOT_STORED = frozenset(
-        {"self", "policy", "env", "device", "verbose", "tensorboard_log", "_init_setup_model"}
+        {
+            "self",
+            "__class__",
+            "policy",
+            "env",
+            "device",
+            "verbose",
+            "tensorboard_log",
+            "_init_setup_model",
+        }
     )
+    # What the stored tensors were made for.
+    _FIXED_ON_LOAD = frozenset({"policy_kwargs", "estimator", "ent_coef", "n_seeds", "n_envs"})
     generator: torch.Generator
+    estimator: Estimator | None = None
     metrics: RunningMetrics
 
     def _remember_settings(self, arguments: dict[str, Any]) -> None:
-        names = inspect.signature(type(self).__init__).parameters
+        """Keep what the constructor was given; `arguments` are its `locals()`, read first."""
         self._settings = {
-            name: arguments[name]
-            for name in names
-            if name in arguments and name not in self._NOT_STORED
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in arguments.items()
+            if name not in self._NOT_STORED
         }
         policy = arguments["policy"]
         self._policy_name = policy if isinstance(policy, str) else policy.__name__
@@ -171,12 +189,33 @@ class PickleFreeAlgorithm(BaseAlgorithm):
             self.generator.seed()
         else:
             self.generator.manual_seed(self.seed)
+        self.metrics = RunningMetrics()
         self.policy.generator = self.generator  # type: ignore[assignment]
 
     @classmethod
     def _as_vec_env(cls, env: Any) -> VecEnv:
         """An environment, or the id of one, as the `VecEnv` the agent trains on."""
         return cls._wrap_env(maybe_make_env(env, 0))
+
+    def set_random_seed(self, seed: int | None = None) -> None:
+        """Reseed everything that draws, the agent's own generator included."""
+        super().set_random_seed(seed)
+        if seed is not None and hasattr(self, "generator"):
+            self.generator.manual_seed(seed)
+
+    def _record_metrics(self) -> None:
+        """Hand the means since the last row to the logger.
+
+        Raises:
+            DivergenceError: one of them is NaN or infinite.
+        """
+        for name, mean in self.metrics.take().items():
+            if not math.isfinite(mean):
+                raise DivergenceError(
+                    f"training diverged: {name} is {mean} at {self.num_timesteps} env steps. "
+                    "Lower learning_rate or max_grad_norm, or scale the rewards"
+                )
+            self.logger.record(name, mean)
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         raise NotImplementedError
@@ -197,6 +236,8 @@ class PickleFreeAlgorithm(BaseAlgorithm):
             raise ValueError("exclude and include are not supported: the file's content is fixed")
         tensors = {f"policy/{k}": v for k, v in self.policy.state_dict().items()}
         tensors |= {f"extra/{k}": v.detach() for k, v in self._extra_tensors().items()}
+        if self.estimator is not None:
+            tensors |= {f"estimator/{k}": v for k, v in self.estimator.state_dict().items()}
         tensors |= {f"metrics/{k}": v for k, v in self.metrics.tensors().items()}
         tensors["generator"] = self.generator.get_state()
         groups = {
@@ -264,9 +305,29 @@ class PickleFreeAlgorithm(BaseAlgorithm):
                 f"{path} holds a {header['class']}, not a {cls.__name__}; "
                 f"use {header['class']}.load"
             )
-        settings = header["settings"] | (custom_objects or {}) | kwargs
+        changes = (custom_objects or {}) | kwargs
+        policy = changes.pop("policy", header["policy"])
+        if isinstance(policy, str) and policy not in cls.policy_aliases:
+            raise ValueError(
+                f"{path} was saved with the policy class {policy}, which the file only names; "
+                f"give it: {cls.__name__}.load(path, policy={policy})"
+            )
+        fixed = sorted(
+            name
+            for name in cls._FIXED_ON_LOAD & changes.keys()
+            if changes[name] != header["settings"].get(name)
+        )
+        if fixed:
+            raise ValueError(
+                f"{', '.join(fixed)} cannot change on load: the stored tensors were made for "
+                f"{ {name: header['settings'].get(name) for name in fixed} }; make a new agent"
+            )
         agent = cls(  # type: ignore[call-arg]
-            policy=header["policy"], env=None, device=device, _init_setup_model=False, **settings
+            policy=policy,
+            env=None,
+            device=device,
+            _init_setup_model=False,
+            **(header["settings"] | changes),
         )
         agent.observation_space = decode_space(header["observation_space"])
         agent.action_space = decode_space(header["action_space"])
@@ -277,6 +338,8 @@ class PickleFreeAlgorithm(BaseAlgorithm):
             agent.n_envs = env.num_envs
         agent._setup_model()
         agent._restore(header, tensors)
+        if "seed" in changes:
+            agent.set_random_seed(changes["seed"])
         if env is not None:
             agent.set_env(env, force_reset=force_reset)
         return agent
@@ -290,6 +353,10 @@ class PickleFreeAlgorithm(BaseAlgorithm):
             self.policy.load_state_dict(weights)
         except RuntimeError as error:
             raise ValueError(f"the saved weights do not fit this network: {error}") from error
+        if self.estimator is not None:
+            prefix = "estimator/"
+            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            self.estimator.load_state_dict(state)
         with torch.no_grad():
             for name, value in self._extra_tensors().items():
                 value.copy_(tensors[f"extra/{name}"])
@@ -302,6 +369,6 @@ class PickleFreeAlgorithm(BaseAlgorithm):
             {k.removeprefix("metrics/"): v for k, v in tensors.items() if k.startswith("metrics/")},
             self.device,
         )
-        state = tensors["generator"]
-        if state.shape == self.generator.get_state().shape:  # else it comes from another device
-            self.generator.set_state(state)
+        generator_state = tensors["generator"]
+        if generator_state.shape == self.generator.get_state().shape:  # else of another device
+            self.generator.set_state(generator_state)

@@ -6,12 +6,15 @@ import known_envs  # registers the ids
 import numpy as np
 import pytest
 import torch
-from gumbelrl.agents import AGENTS, REINFORCE, GumbelSAC
+from gumbelrl.agents import REINFORCE, GumbelSAC
+from gumbelrl.agents.policies import GumbelSACPolicy
 from gumbelrl.agents.reinforce import rewards_to_go
+from gumbelrl.agents.storage import DivergenceError
 from gumbelrl.envs import make_vec_env
 from stable_baselines3 import DQN
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecNormalize
 
 QUICK = {"learning_starts": 50, "batch_size": 32, "policy_kwargs": {"net_arch": [32]}}
 
@@ -25,7 +28,7 @@ def make_reinforce(env="Identity-v0", **kwargs):
     return REINFORCE("MlpPolicy", env, seed=0, device="cpu", **kwargs)
 
 
-MAKERS = {"gumbel_sac": make_sac, "reinforce": make_reinforce}
+MAKERS = {"gumbel_sac": make_sac, "reinforce": make_reinforce}  # GumbelSHAC has its own tests
 
 
 def identity(space, n_envs=1):
@@ -152,7 +155,7 @@ def test_rewards_to_go_by_hand():
 # --- the API ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("space", list(known_envs.SPACES))
 def test_predict_gives_actions_of_the_space(name, space):
     env = identity(space, 3)
@@ -166,7 +169,7 @@ def test_predict_gives_actions_of_the_space(name, space):
         assert batch.shape == (3, *env.action_space.shape)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("n_envs", [1, 8])
 def test_same_seed_same_weights(name, n_envs):
     def weights(seed):
@@ -182,7 +185,7 @@ def test_same_seed_same_weights(name, n_envs):
     assert not torch.equal(weights(3), weights(4))
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", MAKERS)
 def test_saved_agent_acts_the_same_and_goes_on_the_same(name, tmp_path):
     agent = MAKERS[name](identity("discrete"))
     agent.learn(200)
@@ -209,7 +212,7 @@ def test_saved_agent_acts_the_same_and_goes_on_the_same(name, tmp_path):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", MAKERS)
 def test_saved_file_holds_no_pickle(name, tmp_path):
     MAKERS[name]().save(tmp_path / "agent")
     with zipfile.ZipFile(tmp_path / "agent.zip") as archive:
@@ -235,7 +238,7 @@ def test_loading_the_wrong_thing(tmp_path):
         REINFORCE.load(tmp_path / "half")
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", MAKERS)
 def test_stable_baselines_callbacks(name, tmp_path):
     agent = MAKERS[name]()
     callback = EvalCallback(
@@ -273,7 +276,7 @@ def test_entropy_coefficient_moves_towards_the_target():
         ({"ent_coef": "atuo"}, "ent_coef must be a number >= 0 or 'auto', got 'atuo'"),
         ({"estimator": "st_gumble"}, "st_gumbel"),
         ({"policy_kwargs": {"net_arch": []}}, "net_arch must list at least one hidden width"),
-        ({"policy_kwargs": {"activation": "rleu"}}, "activation must be one of"),
+        ({"policy_kwargs": {"activation": "rleu"}}, "unknown activation 'rleu'"),
         ({"policy_kwargs": {"critic": "head"}}, "did you mean 'heads'"),
         ({"env": "Pendulum-v1"}, "needs a discrete action space"),
     ],
@@ -281,3 +284,101 @@ def test_entropy_coefficient_moves_towards_the_target():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_sac(**{"env": "Identity-v0", **arguments})
+
+
+def test_a_run_may_end_beyond_its_budget():
+    agent = make_sac(identity("discrete", 7), train_freq=4)
+    agent.learn(100)  # 7 does not divide it: the last update sees progress beyond 1
+    assert agent.num_timesteps == 112
+
+
+def test_vec_normalize_reaches_the_update_as_it_reaches_the_policy():
+    env = VecNormalize(make_vec_env("OneState-v0", 2, kwargs={"truncate": True}))
+    agent = make_sac(env)
+    seen = []
+    update = agent._update
+    agent._update = lambda batch, keep_metrics: (seen.append(batch), update(batch, keep_metrics))
+    agent.learn(60)
+    raw = agent.replay_buffer.sample(32, torch.Generator())
+    assert (raw.obs == 1).all()
+    torch.testing.assert_close(
+        seen[-1].obs[0], torch.as_tensor(env.normalize_obs(np.ones(1)), dtype=torch.float32)
+    )
+    assert seen[-1].rewards[0] == pytest.approx(env.normalize_reward(np.ones(1)).item())
+
+
+def test_own_policy_class_is_named_on_load(tmp_path):
+    class Own(GumbelSACPolicy):
+        pass
+
+    agent = GumbelSAC(Own, "Identity-v0", seed=0, device="cpu", **QUICK)
+    agent.save(tmp_path / "agent")
+    with pytest.raises(ValueError, match=r"policy=Own"):
+        GumbelSAC.load(tmp_path / "agent")
+    assert isinstance(GumbelSAC.load(tmp_path / "agent", policy=Own).policy, Own)
+
+
+def test_settings_survive_a_subclass_that_passes_them_on(tmp_path):
+    class Own(GumbelSAC):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+
+    Own("MlpPolicy", "Identity-v0", gamma=0.5, **QUICK).save(tmp_path / "agent")
+    assert Own.load(tmp_path / "agent").gamma == 0.5
+
+
+def test_changes_on_load(tmp_path):
+    make_sac().save(tmp_path / "agent")
+    assert GumbelSAC.load(tmp_path / "agent", gamma=0.5).gamma == 0.5
+    with pytest.raises(ValueError, match="ent_coef cannot change on load"):
+        GumbelSAC.load(tmp_path / "agent", ent_coef=0.1)
+    one, two = (GumbelSAC.load(tmp_path / "agent", seed=5) for _ in range(2))
+    assert torch.equal(one.generator.get_state(), two.generator.get_state())
+
+
+@pytest.mark.parametrize("estimator", ["relax", "rebar", "mixed", "reinforce"])
+def test_estimators_with_a_life_are_kept(estimator, tmp_path):
+    agent = make_sac(estimator=estimator)
+    agent.learn(80)
+    agent.save(tmp_path / "agent")
+    loaded = GumbelSAC.load(tmp_path / "agent")
+    state = agent.estimator.state_dict()
+    assert state.keys() == loaded.estimator.state_dict().keys()
+    for name, value in loaded.estimator.state_dict().items():
+        torch.testing.assert_close(value, state[name])
+
+
+def test_reseeding_reseeds_the_agents_own_generator():
+    agent = make_sac()
+    draws = []
+    for _ in range(2):
+        agent.set_random_seed(5)
+        draws.append([agent.predict(np.ones(4, np.float32))[0].item() for _ in range(20)])
+    assert draws[0] == draws[1]
+
+
+def test_divergence_is_told():
+    agent = make_sac(learning_rate=1e9, max_grad_norm=1e30)
+    with pytest.raises(DivergenceError, match=r"training diverged: train/\w+ is (inf|nan)"):
+        agent.learn(400, log_interval=1)
+
+
+def test_reinforce_counts_only_the_episodes_it_trains_on():
+    env = make_vec_env("CartPole-v1", 8)
+    agent = make_reinforce(env)
+    agent.learn(1, log_interval=None)  # one update: one episode of each environment
+    assert len(agent.ep_info_buffer) == 8
+
+
+def test_reinforce_cuts_episodes_that_never_end():
+    env = make_vec_env("Identity-v0", 2, kwargs={"length": 10**9})
+    agent = make_reinforce(env, gamma=0.5, max_rollout_steps=50)
+    agent.learn(100)
+    assert agent.num_timesteps == 100
+    assert len(agent._episodes[2]) == 100
+
+
+def test_settings_from_numpy_and_schedules_of_the_remaining_progress():
+    agent = make_sac(batch_size=np.int64(16), learning_rate=lambda remaining: 1e-3 * remaining)
+    agent.learn(60)
+    assert agent.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=2e-5)

@@ -185,7 +185,7 @@ def test_gradient_norms_by_depth_are_logged():
         ({"estimator": "reinforce"}, "needs a pathwise estimator"),
         ({"temperature": -1}, "temperature must be a finite number > 0, got -1"),
         ({"env": "Taxi-v4"}, r"cannot be differentiated. These can: .*gumbelrl/CartPole-v1"),
-        ({"policy_kwargs": {"activation": "rleu"}}, "activation must be one of"),
+        ({"policy_kwargs": {"activation": "rleu"}}, "unknown activation 'rleu'"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
