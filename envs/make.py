@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -39,25 +41,31 @@ class MakeEnvError(ValueError):
 def make_env(
     id: str,
     *,
-    wrappers: Sequence[Wrapper] = (),
+    wrappers: Wrapper | Sequence[Wrapper] = (),
     max_episode_steps: int | None = None,
     render_mode: str | None = None,
     kwargs: Mapping[str, Any] | None = None,
 ) -> gymnasium.Env:
-    """Make one environment: `gymnasium.make`, episode statistics, then the user's wrappers.
+    """Make one environment: `gymnasium.make`, the user's wrappers, then episode statistics.
+
+    Returns and lengths are those of the wrapped environment: what the agent trains on is what is
+    reported, and an episode that a wrapper ends is an episode.
 
     Args:
         id: a registered id, or `module:Env-v0`, which imports the module first.
-        wrappers: applied in order: a callable, the import path of a wrapper class such as
+        wrappers: one, or several applied in order: a callable, the import path of a wrapper class such as
             "gymnasium.wrappers.FlattenObservation", or `{"wrapper": path, **arguments}`.
-        max_episode_steps: time limit in steps; None keeps the registered one.
-        render_mode: Gymnasium's.
+        max_episode_steps: time limit in steps, >= 1; None keeps the registered one.
+        render_mode: one of the environment's own.
         kwargs: passed to the environment's constructor.
 
     Raises:
         MakeEnvError: unknown id (names the nearest), a package that is missing (says which to
-            install), or arguments that the environment or a wrapper refuses.
+            install), arguments that the environment or a wrapper refuses, or whatever else they
+            raise while they are made.
     """
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise MakeEnvError(f"max_episode_steps must be >= 1 or null, got {max_episode_steps}")
     arguments = dict(kwargs or {})
     if render_mode is not None:  # environments that draw nothing need not know the argument
         arguments["render_mode"] = render_mode
@@ -73,11 +81,14 @@ def make_env(
         raise MakeEnvError(_unknown_id(id, str(error))) from error
     except TypeError as error:
         raise MakeEnvError(f"{id} refuses its arguments {arguments}: {error}") from error
-    # Innermost, so that returns are the environment's own whatever the wrappers scale.
-    env = Monitor(env)
+    except Exception as error:  # whatever a module raises on import, or a constructor
+        raise MakeEnvError(f"{id} could not be made: {_brief(error)}") from error
+    _check_render_mode(env, render_mode)
+    if isinstance(wrappers, str | Mapping) or callable(wrappers):
+        wrappers = [wrappers]
     for wrapper in wrappers:
         env = _wrap(env, wrapper)
-    return env
+    return Monitor(env)
 
 
 def make_vec_env(
@@ -86,7 +97,7 @@ def make_vec_env(
     seed: int | None = None,
     *,
     vectorization: str = "sync",
-    wrappers: Sequence[Wrapper] = (),
+    wrappers: Wrapper | Sequence[Wrapper] = (),
     max_episode_steps: int | None = None,
     render_mode: str | None = None,
     kwargs: Mapping[str, Any] | None = None,
@@ -113,7 +124,7 @@ def make_vec_env(
     """
     if isinstance(n_envs, bool) or not isinstance(n_envs, int) or n_envs < 1:
         raise MakeEnvError(f"n_envs must be an integer >= 1, got {n_envs!r}")
-    vectorizers = {"sync": DummyVecEnv, "async": SubprocVecEnv}
+    vectorizers = {"sync": DummyVecEnv, "async": WorkerEnvs}
     if vectorization not in vectorizers:
         raise MakeEnvError(f"vectorization must be 'sync' or 'async', got {vectorization!r}")
 
@@ -175,6 +186,42 @@ def make_driver(
         )
     except ValueError as error:
         raise MakeEnvError(str(error)) from error
+
+
+class WorkerEnvs(SubprocVecEnv):
+    """One process for each environment; the parent alone decides when they end.
+
+    Ctrl-C and a closed terminal reach every process of the group, so workers ignore both. An
+    interrupted step leaves answers half read, and a failed worker leaves none: closing waits for
+    neither.
+    """
+
+    def __init__(self, env_fns: list[Callable[[], gymnasium.Env]]) -> None:
+        super().__init__([_undisturbed(make_one) for make_one in env_fns])
+
+    def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        for remote in self.remotes:
+            with contextlib.suppress(OSError):  # its worker is gone
+                remote.send(("close", None))
+        for process in self.processes:
+            process.join(timeout=5)
+            process.terminate()
+            process.join()
+        for remote in self.remotes:
+            remote.close()
+
+
+def _undisturbed(make_one: Callable[[], gymnasium.Env]) -> Callable[[], gymnasium.Env]:
+    def make_in_worker() -> gymnasium.Env:
+        for name in ("SIGINT", "SIGHUP"):  # Windows has no SIGHUP
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
+        return make_one()
+
+    return make_in_worker
 
 
 class FiniteCheck(VecEnvWrapper):
@@ -252,6 +299,22 @@ def _unknown_id(id: str, reason: str) -> str:
     return f"no environment {id!r}: {hint} ({reason.splitlines()[0]})"
 
 
+def _check_render_mode(env: gymnasium.Env, render_mode: str | None) -> None:
+    """Gymnasium only warns of a mode that the environment does not know."""
+    modes = list(env.metadata.get("render_modes", []))
+    if "rgb_array" in modes and "human" not in modes:
+        modes.append("human")  # Gymnasium shows the frames in a window itself
+    if render_mode is not None and render_mode.removesuffix("_list") not in modes:
+        names = ", ".join(modes) or "none"
+        raise MakeEnvError(f"no render_mode {render_mode!r}; the environment has: {names}")
+
+
+def _brief(error: Exception) -> str:
+    """The type of an error and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def _wrap(env: gymnasium.Env, wrapper: Wrapper) -> gymnasium.Env:
     if callable(wrapper):
         return wrapper(env)
@@ -265,9 +328,9 @@ def _wrap(env: gymnasium.Env, wrapper: Wrapper) -> gymnasium.Env:
     module, _, name = path.rpartition(".")
     try:
         factory = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise MakeEnvError(f"cannot import the wrapper {path!r}: {error}") from error
+    except Exception as error:  # whatever a module raises on import
+        raise MakeEnvError(f"cannot import the wrapper {path!r}: {_brief(error)}") from error
     try:
         return factory(env, **arguments)
-    except TypeError as error:
-        raise MakeEnvError(f"the wrapper {path} refuses {arguments}: {error}") from error
+    except Exception as error:
+        raise MakeEnvError(f"the wrapper {path} refuses {arguments}: {_brief(error)}") from error

@@ -78,12 +78,16 @@ class SingleEnv(gymnasium.Env):
             terminated = bool(self.task.terminated(next_state))
         return self._observe(), reward, terminated, False, {}
 
-    def as_vec_env(self) -> Any:
-        """The same task as a Stable-Baselines3 `VecEnv` of one, with a `driver`."""
+    def as_vec_env(self, max_episode_steps: int | None = None) -> Any:
+        """The same task as a Stable-Baselines3 `VecEnv` of one, with a `driver`.
+
+        Gymnasium keeps a changed time limit in its wrapper: pass `env.spec.max_episode_steps`.
+        """
         from gumbelrl.envs.vec_env import OnDeviceVecEnv
 
-        limit = self.spec.max_episode_steps if self.spec is not None else None
-        return OnDeviceVecEnv(BatchedDriver(self.task, 1, max_episode_steps=limit, validate=True))
+        return OnDeviceVecEnv(
+            BatchedDriver(self.task, 1, max_episode_steps=max_episode_steps, validate=True)
+        )
 
     def _noise(self, n: int) -> torch.Tensor:
         return torch.from_numpy(self.np_random.random(n, dtype=np.float32))
