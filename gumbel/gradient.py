@@ -9,7 +9,8 @@ from torch import Tensor
 Term = tuple[float | Tensor, Tensor]
 """(w, p): one part w J(p) g of ĝ. Axes of p before θ's are samples, summed over."""
 
-_VECTORISED = 16  # below this many categories torch's softmax on the CPU goes entry by entry
+_VECTORISED = 16  # below this many categories torch's softmax on the CPU goes entry by entry …
+_TINY = 512  # … where its gradient is still quicker for so few entries: one call instead of four
 
 FAR_DOWN = -1e30
 """Stands for −∞ where a temperature is differentiated: e^(FAR_DOWN/τ) is 0 for every τ < 1e27."""
@@ -26,7 +27,8 @@ def softmax(x: Tensor, *, shifted: bool = False) -> Tensor:
 
 def jacobian_product(p: Tensor, x: Tensor) -> Tensor:
     """J(p) x = p ⊙ (x − ⟨p, x⟩) over the last axis [..., K]; p may have more leading axes."""
-    if x.shape == p.shape and (p.device.type != "cpu" or p.shape[-1] >= _VECTORISED):
+    quick = p.device.type != "cpu" or p.shape[-1] >= _VECTORISED or p.numel() <= _TINY
+    if quick and x.shape == p.shape:
         return torch._softmax_backward_data(x, p, -1, p.dtype)
     px = p * x
     return px - p * px.sum(-1, keepdim=True)
