@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+import torch
 from gumbelrl.envs.on_device import OnDeviceEnv, columns
-from torch import Tensor, ones_like
+from torch import Tensor
 
 
 class CartPole(OnDeviceEnv):
@@ -29,7 +30,7 @@ class CartPole(OnDeviceEnv):
     mass_pole = 0.1  # kg
     mass_total = 1.1  # kg, with the cart
     half_length = 0.5  # m, of the pole
-    forces = (-10.0, 10.0)  # N
+    accelerations = (-10.0 / mass_total, 10.0 / mass_total)  # m/s², pushes of 10 N
     tau = 0.02  # s per step
     x_limit = 2.4  # m
     theta_limit = 12 * 2 * math.pi / 360  # rad
@@ -42,14 +43,16 @@ class CartPole(OnDeviceEnv):
 
     def transition(self, state: Tensor, one_hot: Tensor, noise: Tensor) -> Tensor:
         x, x_dot, theta, theta_dot = state.unbind(-1)
-        force = one_hot @ self.constant("forces", state)  # (...)
+        acceleration = one_hot @ self.constant("accelerations", state)  # (...) force / mass
         cos, sin = theta.cos(), theta.sin()
-        moment = self.mass_pole * self.half_length  # kg m
+        leverage = self.mass_pole * self.half_length / self.mass_total  # m
 
-        push = (force + moment * theta_dot.square() * sin) / self.mass_total
-        inertia = self.half_length * (4 / 3 - (self.mass_pole / self.mass_total) * cos.square())
-        theta_acc = (self.gravity * sin - cos * push) / inertia
-        x_acc = push - (moment / self.mass_total) * theta_acc * cos
+        # push = (F + m l θ'² sin θ) / M;  θ'' = (g sin θ - cos θ push) / (l (4/3 - m/M cos² θ));
+        # x'' = push - m l / M θ'' cos θ. Fused operations: half the time goes into launching them.
+        push = acceleration.addcmul(theta_dot.square(), sin, value=leverage)
+        inertia = torch.rsub(cos.square(), self.half_length * 4 / 3, alpha=leverage)
+        theta_acc = (sin * self.gravity).addcmul(cos, push, value=-1) / inertia
+        x_acc = push.addcmul(theta_acc, cos, value=-leverage)
         return columns(
             x.add(x_dot, alpha=self.tau),
             x_dot.add(x_acc, alpha=self.tau),
@@ -58,7 +61,7 @@ class CartPole(OnDeviceEnv):
         )
 
     def reward(self, state: Tensor, one_hot: Tensor, next_state: Tensor) -> Tensor:
-        return ones_like(next_state[..., 0])
+        return torch.ones_like(next_state[..., 0])
 
     def terminated(self, state: Tensor) -> Tensor:
         return (state[..., 0].abs() > self.x_limit) | (state[..., 2].abs() > self.theta_limit)

@@ -232,12 +232,13 @@ class BatchedDriver:
             rows = ended.nonzero(as_tuple=True)
             fresh = self.env.initial(self._noise(self.env.n_initial_noise, (n_ended,)))
             self.state = next_state.index_put(rows, fresh)
-            self._obs = final_obs.index_put(rows, self.env.observe(fresh))
-            self.elapsed = elapsed.masked_fill(ended, 0)
-            return
-        fresh = self.reset_state()  # [..., S]
-        self.state = torch.where(ended.unsqueeze(-1), fresh, next_state)
-        self._obs = torch.where(ended.unsqueeze(-1), self.env.observe(fresh), final_obs)
+            self._obs = self.state
+            if final_obs is not next_state:  # the agent sees something else than the state
+                self._obs = final_obs.index_put(rows, self.env.observe(fresh))
+        else:
+            fresh = self.reset_state()  # [..., S]
+            self.state = torch.where(ended.unsqueeze(-1), fresh, next_state)
+            self._obs = torch.where(ended.unsqueeze(-1), self.env.observe(fresh), final_obs)
         self.elapsed = elapsed.masked_fill(ended, 0)
 
     def _check_finite(self, state: Tensor) -> None:
