@@ -53,8 +53,8 @@ def make_env(
 
     Args:
         id: a registered id, or `module:Env-v0`, which imports the module first.
-        wrappers: one, or several applied in order: a callable, the import path of a wrapper class such as
-            "gymnasium.wrappers.FlattenObservation", or `{"wrapper": path, **arguments}`.
+        wrappers: one, or several applied in order: a callable, the import path of a wrapper class
+            such as "gymnasium.wrappers.FlattenObservation", or `{"wrapper": path, **arguments}`.
         max_episode_steps: time limit in steps, >= 1; None keeps the registered one.
         render_mode: one of the environment's own.
         kwargs: passed to the environment's constructor.
@@ -128,7 +128,8 @@ def make_vec_env(
     if vectorization not in vectorizers:
         raise MakeEnvError(f"vectorization must be 'sync' or 'async', got {vectorization!r}")
 
-    if vectorization == "sync" and not wrappers and id == find_on_device_id(id):
+    plain = not wrappers and render_mode is None and vectorization == "sync"
+    if plain and id == find_on_device_id(id):
         batched = OnDeviceVecEnv(
             make_driver(id, n_envs, max_episode_steps=max_episode_steps, **(kwargs or {}))
         )
