@@ -96,6 +96,7 @@ class BatchedDriver:
             [m for m, k in enumerate(env.nvec) for _ in range(k)], device=device
         )  # (ΣK,)
         self._value = torch.tensor([i for k in env.nvec for i in range(k)], device=device)  # (ΣK,)
+        self._equal_factors = len(set(env.nvec)) == 1
         self._ends = (
             max_episode_steps is not None or type(env).terminated is not OnDeviceEnv.terminated
         )
@@ -171,9 +172,11 @@ class BatchedDriver:
                 f"indices must have shape {[*self.batch_shape, n_factors]}, "
                 f"got {list(action.shape)}"
             )
-        if n_factors > 1:
-            action = action[..., self._factor]  # (..., ΣK)
-        one_hot = (action == self._value).to(self.dtype)  # (..., ΣK)
+        if self._equal_factors:  # no gather: (..., M, 1) against (K,)
+            k = self.env.nvec[0]
+            one_hot = (action.unsqueeze(-1) == self._value[:k]).to(self.dtype).flatten(-2)
+        else:
+            one_hot = (action[..., self._factor] == self._value).to(self.dtype)  # (..., ΣK)
         if self.validate and int(one_hot.sum()) != self.n_envs * n_factors:
             raise ValueError(
                 f"indices must be in 0 .. K - 1 with K = {list(self.env.nvec)}, got "

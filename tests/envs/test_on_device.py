@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -350,3 +351,17 @@ def test_wrong_ids_and_arguments():
     ):
         with pytest.raises(MakeEnvError, match=message):
             make_driver(id, 1, **arguments)
+
+
+def test_every_on_device_environment_has_a_configuration():
+    import gumbelrl.configs
+    from omegaconf import OmegaConf
+
+    made = set()
+    for path in (Path(gumbelrl.configs.__path__[0]) / "env").glob("*.yaml"):
+        config = OmegaConf.to_container(OmegaConf.load(path))
+        if config["id"] in IDS:
+            assert config.pop("_target_") == "gumbelrl.envs.make_vec_env"
+            assert make_vec_env(**config).num_envs == config["n_envs"]
+            made.add(config["id"])
+    assert made == set(IDS)
