@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 import warnings
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from gumbelrl.envs import (
     make_task,
     make_vec_env,
     on_device_ids,
+    registration,
 )
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
@@ -365,3 +367,25 @@ def test_every_on_device_environment_has_a_configuration():
             assert make_vec_env(**config).num_envs == config["n_envs"]
             made.add(config["id"])
     assert made == set(IDS)
+
+
+def test_the_documented_example_works(monkeypatch):
+    """Every line of the new environment in docs/environments.md, by every door."""
+    page = (Path(__file__).parents[2] / "docs" / "environments.md").read_text()
+    (example,) = (block for block in page.split("```")[1::2] if "class Lander" in block)
+    module = types.ModuleType("lander_example")
+    monkeypatch.setitem(sys.modules, "lander_example", module)
+    try:
+        exec(example.removeprefix("python\n"), module.__dict__)
+        assert module.driver.validate
+        check_env(gymnasium.make("mine/Lander-v0").unwrapped, skip_render_check=True)
+        assert make_vec_env("mine/Lander-v0", 4).num_envs == 4
+        one_hot = torch.full((64, 3), 1 / 3, requires_grad=True)
+        for _ in range(3):
+            step = module.driver.step(one_hot)
+        (gradient,) = torch.autograd.grad(step.final_obs[:, 0].sum(), one_hot)
+        # Height after 3 steps: dt² (3 + 2 + 1) thrust.
+        torch.testing.assert_close(gradient, torch.tensor([0, 1.62, 3.24]).expand(64, 3) * 0.06)
+    finally:
+        gymnasium.registry.pop("mine/Lander-v0", None)
+        registration._TASKS.pop("mine/Lander-v0", None)

@@ -64,13 +64,13 @@ def test_acrobot_reference_beats_pumping_energy():
     assert -200 < pumped < task.reference()[0] < -55
 
 
-@pytest.mark.parametrize("n_bins", [3, 5])
-def test_coupled_control_of_one_joint_is_near_dynamic_programming(n_bins):
+@pytest.mark.parametrize(("n_bins", "gap"), [(3, 0.04), (5, 0.01)])
+def test_coupled_control_of_one_joint_is_near_dynamic_programming(n_bins, gap):
     task = CoupledControl(1, n_bins)
     policy = grid_policy(task, (-1.5, -2.5), (1.5, 2.5), (201, 301), gamma=1.0)
     planned = mean_return(task, policy, n_episodes=512)
     greedy = float(task.greedy_return(512).mean())
-    assert planned == pytest.approx(greedy, rel=0.06)
+    assert planned == pytest.approx(greedy, rel=gap)
     assert greedy < task.lqr()[1]
 
 
@@ -128,12 +128,12 @@ def test_coupled_control_reference_is_not_beaten_by_local_search():
     assert greedy.mean() < bound + 0.3  # 16 starts only
 
 
-@pytest.mark.parametrize(("n_modes", "state_dim"), [(2, 2), (3, 3)])
+@pytest.mark.parametrize(("n_modes", "state_dim"), [(2, 2), (4, 4)])
 def test_switched_lqr_policy_is_near_brute_force(n_modes, state_dim):
     """All K^8 sequences of modes for an episode of 8 steps."""
     task = SwitchedLQR(n_modes, state_dim)
     task.max_episode_steps = 8
-    n = 64
+    n = 24
     noise = torch.rand(n, state_dim, generator=torch.Generator().manual_seed(0))
     start = task.initial(noise).numpy()
     x, returns = start[:, None], np.zeros((n, 1))
@@ -149,7 +149,7 @@ def test_switched_lqr_policy_is_near_brute_force(n_modes, state_dim):
         state = task.transition(state, one_hot, state[:, :0])
         total += task.reward(state, one_hot, state)
     assert (total.numpy() < optimum + 1e-5).all()
-    assert total.mean() > 1.05 * optimum.mean()  # both are negative
+    assert total.mean() > 1.001 * optimum.mean()  # both are negative
 
 
 def test_inventory_of_one_product_dynamic_programming_beats_base_stock():
@@ -157,7 +157,7 @@ def test_inventory_of_one_product_dynamic_programming_beats_base_stock():
     planned = task.reference()[0]
     levels = task.best_levels(n_iterations=15)
     base_stock = mean_return(task, lambda state: task.order_up_to(state, levels))
-    assert 1.15 * planned < base_stock < planned
+    assert 1.05 * planned < base_stock < 1.02 * planned  # all negative
 
 
 def test_inventory_reference_is_not_beaten_by_random_levels():
