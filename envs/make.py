@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import importlib
 import signal
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -70,9 +71,11 @@ def make_env(
     if render_mode is not None:  # environments that draw nothing need not know the argument
         arguments["render_mode"] = render_mode
     try:
-        env = gymnasium.make(
-            _import_registrar(id), max_episode_steps=max_episode_steps, **arguments
-        )
+        with warnings.catch_warnings():  # of a mode that the environment lacks: refused below
+            warnings.filterwarnings("ignore", message=".*render_mode")
+            env = gymnasium.make(
+                _import_registrar(id), max_episode_steps=max_episode_steps, **arguments
+            )
     except DependencyNotInstalled as error:
         raise MakeEnvError(_missing_package(id, str(error))) from error
     except ModuleNotFoundError as error:
