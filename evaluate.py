@@ -1,10 +1,10 @@
 """Evaluate a finished run: python evaluate.py run=RUN_FOLDER episodes=100
 
     run=FOLDER          a run folder that train.py wrote
-    checkpoint=last     last, best, or the path of a checkpoint folder
+    checkpoint=last     last, best, a name in the run such as step-000010000, or a path
     episodes=100        whole episodes, >= 1
     deterministic=true  the most likely action; false samples from the policy
-    seed=0              of the evaluation's environments
+    seed=null           of the environments; null repeats the run's own final evaluation
     device=cpu          cpu, cuda, cuda:1, ... or auto
     trust=[]            modules that the run's configuration may import, beyond gumbelrl
 
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from gumbelrl.configs.compose import EvaluateSettings
+    from gumbelrl.tracking import RunFolder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,13 +29,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or any(argument in ("-h", "--help", "help") for argument in arguments):
         print(__doc__)
         return 0
-    from gumbelrl.configs.compose import EvaluateSettings, parse_settings
-
     try:
-        print_evaluation(parse_settings(arguments, EvaluateSettings))
-    except (ValueError, FileNotFoundError) as error:  # ConfigError and its like among them
-        print(f"evaluate.py: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 2
+        from gumbelrl.configs.compose import EvaluateSettings, given_keys, parse_settings
+        from gumbelrl.tracking import first_line
+        from gumbelrl.train import see_working_folder
+
+        try:
+            see_working_folder(given_keys(arguments))
+            print_evaluation(parse_settings(arguments, EvaluateSettings))
+        except (ValueError, FileNotFoundError) as error:  # ConfigError and its like among them
+            print(f"evaluate.py: {first_line(error)}", file=sys.stderr)
+            return 2
     except KeyboardInterrupt:
         print("evaluate.py: interrupted", file=sys.stderr)
         return 130
@@ -45,7 +50,7 @@ def print_evaluation(settings: EvaluateSettings) -> None:
     """Load the run's agent, play the episodes, print the table."""
     import torch
     from gumbelrl.configs.compose import ConfigError, check_config, check_trusted
-    from gumbelrl.tracking import RunFolder, best, evaluate, latest
+    from gumbelrl.tracking import RunFolder, best, evaluate, latest, previous, reading
     from gumbelrl.train import agent_class, env_factory, select_device
     from rich.console import Console
     from rich.table import Table
@@ -54,38 +59,54 @@ def print_evaluation(settings: EvaluateSettings) -> None:
     folder = RunFolder.open(settings.run)
     stored = folder.read_config()
     check_trusted(stored, settings.trust)
-    config = check_config(stored)
+    try:
+        config = check_config(stored)
+    except ConfigError as error:
+        raise ConfigError(f"{folder.config_path}: {error}") from error
     torch.set_num_threads(config["threads"])
     finders = {"last": latest, "best": best}
     if settings.checkpoint in finders:
         checkpoint = finders[settings.checkpoint](folder.checkpoints)
     else:
-        checkpoint = Path(settings.checkpoint)
+        named = folder.checkpoints / settings.checkpoint
+        checkpoint = named if named.is_dir() else Path(settings.checkpoint)
     if checkpoint is None or not (checkpoint / "agent.zip").is_file():
         raise ConfigError(
             f"no checkpoint {settings.checkpoint!r} in {folder.path}: use checkpoint=last, "
-            "checkpoint=best, or the path of a folder that holds agent.zip"
+            "checkpoint=best, a name in its checkpoints, or the path of a folder with agent.zip"
         )
-    agent = agent_class(config["agent"]).load(
-        checkpoint / "agent.zip", device=select_device(settings.device)
-    )
+    device, earlier = select_device(settings.device), previous(checkpoint)
+    remedy = f"take checkpoint={earlier.name}" if earlier else "it has no earlier checkpoint"
+    with reading(checkpoint / "agent.zip", remedy):
+        agent = agent_class(config["agent"]).load(checkpoint / "agent.zip", device=device)
+    seed = run_seed(folder, config["seed"]) if settings.seed is None else settings.seed
     result = evaluate(
         agent,
         env_factory(config["env"]),
         settings.episodes,
-        settings.seed,
+        seed,
         deterministic=settings.deterministic,
     )
     low, high = result.interval
     kind = "deterministic" if settings.deterministic else "sampled"
     table = Table(title=Text(f"{checkpoint}"), show_header=False, title_justify="left")
-    table.add_row("episodes", f"{result.episodes}, {kind} actions, seed {settings.seed}")
+    table.add_row("episodes", f"{result.episodes}, {kind} actions, seed {seed}")
     table.add_row("mean return", f"{result.mean:.2f}")
     table.add_row("95 % interval", f"{low:.2f} to {high:.2f}")
     table.add_row("standard deviation", f"{result.std:.2f}")
     table.add_row("min, max", f"{result.min:.2f}, {result.max:.2f}")
     table.add_row("mean length", f"{result.length_mean:.1f} steps")
     Console().print(table)
+
+
+def run_seed(folder: RunFolder, seed: int) -> int:
+    """The seed of the evaluation in the run's summary; without one, of what it would have been."""
+    from gumbelrl.tracking import RunFolderError, final_evaluation_seed
+
+    try:
+        return int(folder.read_summary()["eval"]["seed"])
+    except (RunFolderError, KeyError, TypeError):
+        return final_evaluation_seed(seed)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,14 @@ Overrides are key=value in Hydra's grammar. The keys and their defaults:
 from __future__ import annotations
 
 import json
-import random
+import re
 import shlex
-import signal
 import sys
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
 # A resumed run is the same run; these are the only keys that may change.
-RESUMABLE = ("total_steps", "stop_at_return", "trust", "tracking")
+RESUMABLE = ("total_steps", "stop_at_return", "device", "threads", "trust", "tracking")
 
 
 def help_text() -> str:
@@ -40,29 +41,53 @@ def help_text() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 2 bad input, 130 interrupted."""
+    """Run the command line; returns the exit code.
+
+    0 done, 1 the environment or the agent failed, 2 bad input, 130 interrupted.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if any(argument in ("-h", "--help", "help") for argument in arguments):
         print(help_text())
         return 0
-    from gumbelrl.configs.compose import ConfigError, compose
-
     try:
-        config = compose(arguments)
-        if config["resume"] is not None:
-            config = resumed_config(config, arguments)
-    except ConfigError as error:
-        return _refuse(str(error))
-    return Run(config).execute()
+        from gumbelrl.configs.compose import ConfigError, compose, given_keys
+
+        try:
+            given = given_keys(arguments)
+            see_working_folder(given)
+            config = compose(arguments)
+            if config["resume"] is not None:
+                config = resumed_config(config, given)
+        except ConfigError as error:
+            return _refuse(str(error))
+        return Run(config).execute()
+    except KeyboardInterrupt:
+        return _refuse("interrupted before training began", 130)
 
 
-def _refuse(message: str) -> int:
+def _refuse(message: str, exit_code: int = 2) -> int:
     print(f"train.py: {message}", file=sys.stderr)
-    return 2
+    return exit_code
 
 
-def resumed_config(config: dict[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+def see_working_folder(given: Sequence[str]) -> None:
+    """Let a command line name modules of the working folder, as `python train.py` there would.
+
+    Not for the sake of a run folder's content, which must not choose what is imported: with
+    `resume` or `run` only where `trust` names modules too.
+    """
+    if "trust" in given or not {"resume", "run"} & set(given):
+        folder = str(Path.cwd())
+        if folder not in sys.path:
+            sys.path.append(folder)  # last, so that it hides nothing that is installed
+
+
+def resumed_config(config: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
     """The configuration of the run folder named by `resume`, with what may change changed.
+
+    Args:
+        config: what the command line composes to.
+        given: the keys that it sets.
 
     Raises:
         ConfigError: not a run, a key that may not change, or code that is not trusted.
@@ -70,8 +95,7 @@ def resumed_config(config: dict[str, Any], arguments: Sequence[str]) -> dict[str
     from gumbelrl.configs.compose import ConfigError, check_config, check_trusted
     from gumbelrl.tracking import RunFolder, RunFolderError
 
-    given = {argument.lstrip("+~").split("=")[0].split(".")[0] for argument in arguments}
-    fixed = sorted(given - {"resume", *RESUMABLE})
+    fixed = sorted({key.split(".")[0] for key in given} - {"resume", *RESUMABLE})
     if fixed:
         raise ConfigError(
             f"a resumed run keeps its configuration: {', '.join(fixed)} cannot change, "
@@ -83,8 +107,17 @@ def resumed_config(config: dict[str, Any], arguments: Sequence[str]) -> dict[str
     except RunFolderError as error:
         raise ConfigError(f"resume: {error}") from error
     check_trusted(stored, config["trust"])
-    changed = {key: config[key] for key in RESUMABLE if key in given}
-    return check_config({**stored, **changed, "resume": str(folder.path), "run_dir": None})
+    try:
+        stored = check_config(stored)
+    except ConfigError as error:
+        raise ConfigError(f"{folder.config_path}: {error}") from error
+    for key in given:
+        group, *rest = key.split(".")
+        if rest:  # one setting of a group, on top of the stored ones
+            stored[group] = {**stored[group], rest[0]: config[group].get(rest[0])}
+        else:
+            stored[group] = config[group]
+    return check_config({**stored, "resume": str(folder.path), "run_dir": None})
 
 
 def select_device(name: str) -> str:
@@ -94,17 +127,15 @@ def select_device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"device={name} is unknown: use auto, cpu, cuda or cuda:N") from error
-    if device.type == "cuda":
-        n_devices = torch.cuda.device_count()
-        if (device.index or 0) >= n_devices:
-            raise ConfigError(
-                f"device={name}, but this torch sees {n_devices} CUDA devices: use device=auto or "
-                "device=cpu, or install a CUDA build of torch"
-            )
+    kind = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", name)
+    if kind is None:
+        raise ConfigError(f"device={name} is unknown: use auto, cpu, cuda or cuda:N")
+    n_devices = torch.cuda.device_count()
+    if name != "cpu" and int(kind[1] or 0) >= n_devices:
+        raise ConfigError(
+            f"device={name}, but this torch sees {n_devices} CUDA devices: use device=auto or "
+            "device=cpu, or install a CUDA build of torch"
+        )
     return name
 
 
@@ -118,80 +149,114 @@ class Run:
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
         self.interrupted = False
-        self.failure: str | None = None
+        self.failure: Exception | None = None
 
     def execute(self) -> int:
-        """Run to the end; returns the exit code. Bad input ends in one line, nothing half done."""
-        from gumbelrl.tracking import RunFolderError
+        """Run to the end; returns the exit code. Bad input ends in one line, nothing half done.
+
+        Once it is built, a run writes its end whatever happens: an interrupt and a failure are kept
+        in `interrupted` and `failure`.
+        """
+        from gumbelrl.tracking import RunFolderError, StopSignals, first_line
 
         self.started = time.perf_counter()
+        with StopSignals() as signals, ExitStack() as self.closing:
+            try:
+                self._build()
+            except (ValueError, TypeError, RunFolderError) as error:
+                if isinstance(error, TypeError) and "unexpected keyword" not in str(error):
+                    raise
+                return _refuse(first_line(error))
+            except KeyboardInterrupt:
+                return _refuse("interrupted before training began", 130)
+            self._attempt(self._start)
+            if not self.stopped:
+                self._attempt(self._learn)
+            self.train_seconds = self.evaluation.train_seconds
+            self.wall_seconds = self._seconds()
+            self.result = self.evaluation.last
+            self.result_env_steps = self.evaluation.last_env_steps
+            if not self.stopped:
+                self._attempt(self._evaluate)
+            signals.defer()
+            return self._end()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run will not come to its planned end."""
+        return self.interrupted or self.failure is not None
+
+    def _attempt(self, work: Callable[[], None]) -> None:
         try:
-            self._build()
-        except (ValueError, TypeError, RunFolderError) as error:
-            if isinstance(error, TypeError) and "unexpected keyword" not in str(error):
-                raise
-            return _refuse(str(error).splitlines()[0])
-        self._announce()
-        try:
-            self._learn()
-            summary = self._summarise()
-        finally:
-            self.progress.close()
-            exit_code = 130 if self.interrupted else 2 if self.failure else 0
-            self.wandb.close(exit_code)
-            self.logger.close()
-            self.env.close()
-        self._print_end(summary)
-        if self.failure:
-            return _refuse(self.failure)
-        return exit_code
+            work()
+        except KeyboardInterrupt:
+            self.interrupted = True
+        except Exception as error:
+            self.failure = self.failure or error
 
     def _build(self) -> None:
         """Everything that can refuse its input, before anything is written but the folder."""
         import torch
         from gumbelrl.configs.compose import ConfigError
-        from gumbelrl.tracking import RunFolder, WandbSettings, default_run_dir, latest
+        from gumbelrl.tracking import (
+            RunFolder,
+            WandbSettings,
+            default_run_dir,
+            latest,
+            resolve_mode,
+            start_wandb,
+        )
 
         config = self.config
         torch.set_num_threads(config["threads"])
         device = select_device(config["device"])
-        self.agent_name = agent_name(config["agent"]["_target_"])
-        self.env_id = str(config["env"].get("id", config["env"]["_target_"]))
+        self.tracking = WandbSettings(
+            **{key: value for key, value in config["tracking"].items() if key[0] != "_"}
+        )
+        resolve_mode(self.tracking.mode)  # refuses what WANDB_MODE may say
         checkpoint = None
         if config["resume"] is not None:
             self.folder = RunFolder.open(config["resume"])
+            self.closing.enter_context(self.folder.locked())
             checkpoint = latest(self.folder.checkpoints)
             if checkpoint is None:
                 raise ConfigError(
                     f"resume: {self.folder.path} has no checkpoint yet; start a new run"
                 )
-        self.tracking = WandbSettings(
-            **{key: value for key, value in config["tracking"].items() if key[0] != "_"}
-        )
+        self.agent_name = agent_name(config["agent"]["_target_"])
+        config["env"] = env_for_agent(config["env"], config["agent"])
+        self.env_id = str(config["env"].get("id", config["env"]["_target_"]))
         self.make_env = env_factory(config["env"])
         self.env = self.make_env(int(config["env"].get("n_envs", 1)), config["seed"])
-        self.agent = build_agent(config["agent"], self.env, config["seed"], device, checkpoint)
-        if self.agent.num_timesteps >= config["total_steps"]:
-            raise ConfigError(
-                f"this run is finished: it has made {self.agent.num_timesteps} of "
-                f"{config['total_steps']} steps. To go on, add a larger total_steps="
-            )
+        self.closing.callback(self._close_env)
         if checkpoint is None:
+            self.agent = build_agent(config["agent"], self.env, config["seed"], device)
             path = config["run_dir"] or default_run_dir(
                 "runs", self.agent_name, self.env_id, config["seed"]
             )
             self.folder = RunFolder.create(path)
+            self.closing.enter_context(self.folder.locked())
+        else:
+            self.agent = load_agent(config["agent"], self.env, device, checkpoint)
+            if self.agent.num_timesteps >= config["total_steps"]:
+                raise ConfigError(
+                    f"this run is finished: it has made {self.agent.num_timesteps} of "
+                    f"{config['total_steps']} steps. To go on, add a larger total_steps="
+                )
+        self._build_callbacks(checkpoint)
         config["device"] = device  # a resumed run goes on where this one decided to run
         self.folder.write_config({**config, "resume": None})
-        self._build_callbacks(checkpoint)
+        nothing = WandbSettings(mode="disabled")
+        self.wandb = start_wandb(nothing, self.folder.path)  # until _start
 
     def _build_callbacks(self, checkpoint: Path | None) -> None:
         from gumbelrl.tracking import (
             CheckpointCallback,
             EvaluationCallback,
             JsonlWriter,
+            LogCallback,
             ProgressCallback,
-            start_wandb,
+            restart_environments,
         )
         from stable_baselines3.common.logger import Logger
 
@@ -205,127 +270,140 @@ class Run:
             stop_at_return=config["stop_at_return"],
             save_best=best.save_best,
         )
-        self.checkpoints = CheckpointCallback(
-            config["checkpoint_every"], folder.checkpoints, self._save_state
+        checkpoints = CheckpointCallback(
+            config["checkpoint_every"],
+            folder.checkpoints,
+            self._save_state,
+            after_scheduled=lambda: restart_environments(self.agent, config["seed"]),
         )
         self.earlier_seconds = 0.0
         if checkpoint is not None:
             self._load_state(checkpoint)
-        self.wandb = start_wandb(self.tracking, folder.path, config)
-        metrics = JsonlWriter(folder.metrics_path, append=checkpoint is not None)
-        self.logger = Logger(str(folder.path), [metrics, self.wandb])
+        self.logger = Logger(
+            str(folder.path), [JsonlWriter(folder.metrics_path, append=checkpoint is not None)]
+        )
+        self.closing.callback(self.logger.close)
         self.agent.set_logger(self.logger)
         self.progress = ProgressCallback(config["total_steps"], self.evaluation)
+        self.callbacks = [
+            LogCallback(config["log_every"]),
+            self.evaluation,
+            checkpoints,
+            self.progress,
+        ]
 
-    def _announce(self) -> None:
+    def _start(self) -> None:
+        """Start the tracker and say so."""
+        from gumbelrl.tracking import start_wandb
+
         config = self.config
+        self.wandb = start_wandb(self.tracking, self.folder.path, config)
+        self.logger.output_formats.append(self.wandb)
         name = f"{self.agent_name} on {self.env_id}, seed {config['seed']}, {self.agent.device}"
         print(f"{name}\nrun folder: {self.folder.path}\n{self.wandb.reason}")
 
     def _learn(self) -> None:
-        from gumbelrl.envs import NonFiniteError
-        from gumbelrl.tracking import LogCallback, ResetAtCheckpoints
-
-        config = self.config
-        callbacks = [
-            LogCallback(config["log_every"]),
-            self.evaluation,
-            self.checkpoints,
-            ResetAtCheckpoints(config["checkpoint_every"], config["seed"]),
-            self.progress,
-        ]
-
-        def stop(signum: int, frame: Any) -> None:
-            raise KeyboardInterrupt
-
-        previous = signal.signal(signal.SIGTERM, stop)
         try:
             self.agent.learn(
-                config["total_steps"] - self.agent.num_timesteps,
-                callback=callbacks,  # type: ignore[arg-type]
+                self.config["total_steps"] - self.agent.num_timesteps,
+                callback=self.callbacks,  # type: ignore[arg-type]
                 log_interval=None,  # type: ignore[arg-type]
                 reset_num_timesteps=False,
             )
-        except KeyboardInterrupt:
-            self.interrupted = True
-        except NonFiniteError as error:
-            self.failure = str(error)
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            self.progress.close()
 
-    def _summarise(self) -> dict[str, Any]:
-        """The final evaluation where training came to its end, and summary.json."""
+    def _evaluate(self) -> None:
+        """The final evaluation, unless the last one was made here with as many episodes."""
+        from gumbelrl.tracking import evaluate, final_evaluation_seed, log_evaluation
+
+        episodes, env_steps = self.config["eval_episodes"], self.agent.num_timesteps
+        made = self.result.episodes if self.result else 0
+        if made == episodes and self.result_env_steps == env_steps:
+            return
+        seed = final_evaluation_seed(self.config["seed"])
+        self.result = evaluate(self.agent, self.make_env, episodes, seed)
+        self.result_env_steps = env_steps
+        log_evaluation(self.logger, self.result, env_steps)
+
+    def _end(self) -> int:
+        """summary.json, the tracker's end, the table; returns the exit code."""
+        from gumbelrl.envs import NonFiniteError
+        from gumbelrl.tracking import RunFolderError, first_line
+
+        summary = self._summary()
+        self._attempt(lambda: self.folder.write_summary(summary))
+        self.wandb.summarise(summary)
+        told = isinstance(self.failure, NonFiniteError | RunFolderError)  # one line says it all
+        failed = 2 if told else 1
+        exit_code = 130 if self.interrupted else failed if self.failure else 0
+        self.wandb.close(1 if self.failure else exit_code)
+        self._print_table(summary)
+        if self.failure is None:
+            return exit_code
+        if told:
+            return _refuse(first_line(self.failure))
+        traceback.print_exception(self.failure)
+        return exit_code
+
+    def _summary(self) -> dict[str, Any]:
         from dataclasses import asdict
 
-        from gumbelrl.tracking import (
-            environment_versions,
-            evaluate,
-            git_commit,
-            latest,
-            log_evaluation,
-        )
+        from gumbelrl.tracking import brief, environment_versions, git_commit
 
         config, env_steps = self.config, self.agent.num_timesteps
-        train_seconds = self._seconds()
-        result = self.evaluation.last
-        complete = not self.interrupted and not self.failure
-        if complete and (result is None or self.evaluation.reached is None):
-            from gumbelrl.tracking import derive_seed
-
-            result = evaluate(
-                self.agent,
-                self.make_env,
-                config["eval_episodes"],
-                derive_seed(config["seed"], "final evaluation"),
-            )
-            log_evaluation(self.logger, result, env_steps)
         summary: dict[str, Any] = {
             "agent": self.agent_name,
             "env": self.env_id,
             "seed": config["seed"],
             "env_steps": env_steps,
-            "wall_seconds": round(train_seconds, 3),
-            "steps_per_second": round(env_steps / train_seconds, 1),
-            "complete": complete,
+            "wall_seconds": round(self.wall_seconds, 3),
+            "train_seconds": round(self.train_seconds, 3),
+            "steps_per_second": round(env_steps / max(self.train_seconds, 1e-9), 1),
+            "complete": not self.stopped,
             "device": str(self.agent.device),
             "versions": environment_versions(),
             "git_commit": git_commit(),
-            "command": shlex.join(["python", *sys.argv]),
+            "command": shlex.join([programs()[0], *sys.argv[1:]]),
         }
-        if result is not None:
+        if self.result is not None:
             summary["eval"] = {
-                "episodes": result.episodes,
-                "return_mean": result.mean,
-                "return_std": result.std,
-                "return_min": result.min,
-                "return_max": result.max,
-                "return_interval": list(result.interval),
+                "env_steps": self.result_env_steps,
+                "seed": self.result.seed,
+                "episodes": self.result.episodes,
+                "return_mean": self.result.mean,
+                "return_std": self.result.std,
+                "return_min": self.result.min,
+                "return_max": self.result.max,
+                "return_interval": list(self.result.interval),
             }
         if config["stop_at_return"] is not None:
             reached = self.evaluation.reached
             summary["stop_at_return"] = config["stop_at_return"]
             summary["reached"] = asdict(reached) if reached else None
-        if self.failure:
-            summary["failure"] = self.failure
-        self.folder.write_summary(summary)
-        self.wandb.summarise(summary)
-        self.last_checkpoint = latest(self.folder.checkpoints)
+        if self.failure is not None:
+            summary["failure"] = brief(self.failure)
         return summary
 
-    def _print_end(self, summary: Mapping[str, Any]) -> None:
-        from gumbelrl.tracking import best, end_table
+    def _print_table(self, summary: Mapping[str, Any]) -> None:
+        from gumbelrl.tracking import best, end_table, latest
         from rich.console import Console
 
         table = end_table(
             summary,
             run_dir=self.folder.path,
-            interrupted=self.interrupted or self.failure is not None,
-            last_checkpoint=self.last_checkpoint,
+            interrupted=self.interrupted,
+            last_checkpoint=latest(self.folder.checkpoints),
             best_checkpoint=best(self.folder.checkpoints),
             url=self.wandb.url,
             sync_command=self.wandb.sync_command,
+            programs=programs(),
         )
         Console().print(table)
+
+    def _close_env(self) -> None:
+        with suppress(Exception):  # nothing more is asked of it
+            self.env.close()
 
     def _seconds(self) -> float:
         """Wall time of the run so far, earlier segments included."""
@@ -336,44 +414,42 @@ class Run:
 
     def _save_state(self, path: Path) -> None:
         """Fill a checkpoint with everything that training goes on from."""
-        import numpy as np
-        import torch
+        from gumbelrl.tracking import random_state
 
         self._save_weights(path)
         if hasattr(self.agent, "save_replay_buffer"):
             self.agent.save_replay_buffer(path / "replay.safetensors")
-        version, keys, position, *gauss = np.random.get_state(legacy=True)  # noqa: NPY002
-        python = random.getstate()
         state = {
             "env_steps": self.agent.num_timesteps,
             "wall_seconds": self._seconds(),
             "evaluation": self.evaluation.state_dict(),
             "episodes": list(self.agent.ep_info_buffer or ()),
-            "rng": {
-                "python": [python[0], list(python[1]), python[2]],
-                "numpy": [version, keys.tolist(), position, *gauss],  # type: ignore[union-attr]
-                "torch": torch.get_rng_state().tolist(),
-            },
+            "successes": [bool(success) for success in self.agent.ep_success_buffer or ()],
+            "random": random_state(),
         }
         (path / "state.json").write_text(json.dumps(state))
 
     def _load_state(self, checkpoint: Path) -> None:
         """Put back what `_save_state` wrote beside the agent, and cut later rows of metrics."""
-        import numpy as np
-        import torch
-        from gumbelrl.tracking import cut_metrics
+        from gumbelrl.tracking import cut_metrics, reading, set_random_state
 
-        state = json.loads((checkpoint / "state.json").read_text())
-        self.earlier_seconds = state["wall_seconds"]
-        self.evaluation.load_state_dict(state["evaluation"])
-        cut_metrics(self.folder.metrics_path, state["env_steps"])
-        python, numpy = state["rng"]["python"], state["rng"]["numpy"]
-        random.setstate((python[0], tuple(python[1]), python[2]))
-        np.random.set_state((numpy[0], np.array(numpy[1], np.uint32), *numpy[2:]))  # noqa: NPY002
-        torch.set_rng_state(torch.tensor(state["rng"]["torch"], dtype=torch.uint8))
-        window = self.agent._stats_window_size
-        self.agent.ep_info_buffer = deque(state["episodes"], maxlen=window)
-        self.agent.ep_success_buffer = deque(maxlen=window)
+        with reading(checkpoint / "state.json", without(checkpoint)):
+            state = json.loads((checkpoint / "state.json").read_text())
+            self.earlier_seconds = float(state["wall_seconds"])
+            self.evaluation.load_state_dict(state["evaluation"])
+            set_random_state(state["random"])
+            window = self.agent._stats_window_size
+            self.agent.ep_info_buffer = deque(state["episodes"], maxlen=window)
+            self.agent.ep_success_buffer = deque(state["successes"], maxlen=window)
+        with reading(self.folder.metrics_path, "repair the file, or make an empty one"):
+            cut_metrics(self.folder.metrics_path, self.agent.num_timesteps)
+
+
+def programs() -> tuple[str, str]:
+    """How the user starts training and evaluation: installed scripts, or files of a checkout."""
+    if Path(sys.argv[0]).name.startswith("gumbelrl-"):
+        return "gumbelrl-train", "gumbelrl-evaluate"
+    return "python train.py", "python evaluate.py"
 
 
 def agent_name(target: str) -> str:
@@ -395,26 +471,60 @@ def env_factory(node: Mapping[str, Any]) -> Callable[[int, int], VecEnv]:
     return lambda n_envs, seed: factory(n_envs=n_envs, seed=seed)
 
 
+def env_for_agent(env: Mapping[str, Any], agent: Mapping[str, Any]) -> dict[str, Any]:
+    """The `env` group; for an agent that backpropagates through it, our environment of that id."""
+    from gumbelrl.envs.registration import find_on_device_id
+
+    found = find_on_device_id(str(env.get("id")))
+    if found is None or not getattr(agent_class(agent), "needs_on_device_env", False):
+        return dict(env)
+    return {**env, "id": found}
+
+
 def agent_class(node: Mapping[str, Any]) -> Any:
     """The class that the `agent` group names."""
-    from hydra.utils import get_class
+    from gumbelrl.configs.compose import resolve_target
 
-    return get_class(node["_target_"])
+    return resolve_target("agent", node["_target_"])
 
 
-def build_agent(
-    node: Mapping[str, Any], env: VecEnv, seed: int, device: str, checkpoint: Path | None = None
-) -> BaseAlgorithm:
-    """The agent of the `agent` group, new or as a checkpoint holds it."""
+def build_agent(node: Mapping[str, Any], env: VecEnv, seed: int, device: str) -> BaseAlgorithm:
+    """A new agent of the `agent` group."""
     from hydra.utils import instantiate
 
-    if checkpoint is not None:
-        agent = agent_class(node).load(checkpoint / "agent.zip", env=env, device=device)
-        if (checkpoint / "replay.safetensors").exists():
-            agent.load_replay_buffer(checkpoint / "replay.safetensors")
-        return agent
     factory = instantiate({**node, "_partial_": True, "_convert_": "all"})
     return factory(env=env, seed=seed, device=device)
+
+
+def load_agent(
+    node: Mapping[str, Any], env: VecEnv, device: str, checkpoint: Path
+) -> BaseAlgorithm:
+    """The agent of the `agent` group as a checkpoint holds it, ready to go on.
+
+    Raises:
+        RunFolderError: a file of the checkpoint is missing, damaged, or of something else.
+    """
+    from gumbelrl.tracking import reading
+
+    with reading(checkpoint / "agent.zip", without(checkpoint)):
+        # Training environments that the checkpoint itself holds are not begun anew.
+        agent = agent_class(node).load(
+            checkpoint / "agent.zip", env=env, device=device, force_reset=False
+        )
+    if hasattr(agent, "load_replay_buffer"):
+        with reading(checkpoint / "replay.safetensors", without(checkpoint)):
+            agent.load_replay_buffer(checkpoint / "replay.safetensors")
+    return agent
+
+
+def without(checkpoint: Path) -> str:
+    """What to do about a checkpoint that cannot be read."""
+    from gumbelrl.tracking import previous
+
+    earlier = previous(checkpoint)
+    if earlier is None:
+        return "there is no earlier checkpoint: start a new run"
+    return f"to go on from {earlier.name}, remove {checkpoint}"
 
 
 if __name__ == "__main__":

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import pkgutil
+import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+from gumbelrl.tracking import first_line
 from pydantic import ConfigDict, Field, PydanticUserError, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -23,7 +26,8 @@ GROUPS = ("agent", "env", "tracking")
 RESERVED = {"agent": {"env", "seed", "device", "_init_setup_model"}, "env": {"seed"}}
 
 T = TypeVar("T")
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=2**53)]  # what JSON readers keep exact
+FolderPath = Annotated[str, Field(min_length=1)]
 
 
 class ConfigError(ValueError):
@@ -37,14 +41,14 @@ class RunSettings:
     seed: Annotated[int, Field(ge=0, lt=2**31)]
     total_steps: Positive
     device: str
-    threads: Positive
+    threads: Annotated[int, Field(ge=1, le=1024)]
     eval_every: Positive
     eval_episodes: Positive
-    stop_at_return: float | None
+    stop_at_return: Annotated[float, Field(allow_inf_nan=False)] | None
     log_every: Positive
     checkpoint_every: Positive
-    run_dir: str | None
-    resume: str | None
+    run_dir: FolderPath | None
+    resume: FolderPath | None
     trust: list[str]
 
 
@@ -56,7 +60,7 @@ class EvaluateSettings:
     checkpoint: str = "last"
     episodes: Positive = 100
     deterministic: bool = True
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] | None = None
     device: str = "cpu"
     trust: list[str] = Field(default_factory=list)
 
@@ -77,10 +81,22 @@ def parse_settings(arguments: Sequence[str], settings: Callable[..., T]) -> T:
             raise ConfigError(
                 f"no key {key!r}{nearest(key, allowed)} Allowed: {', '.join(allowed)}"
             )
+    return _settings(settings, given)
+
+
+def _settings(settings: Callable[..., T], given: Mapping[str, Any]) -> T:
     try:
-        return settings(**given)
+        taken = settings(**given)
     except ValidationError as error:
         raise ConfigError(_first_message("", error)) from error
+    for key, value in given.items():
+        _refuse_truth_value(key, value, getattr(taken, key))
+    return taken
+
+
+def given_keys(arguments: Sequence[str]) -> list[str]:
+    """The keys that the command line sets, such as `tracking.mode`."""
+    return [_parse_override(text).key_or_group for text in arguments]
 
 
 def group_options(group: str) -> list[str]:
@@ -103,35 +119,52 @@ def compose(arguments: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-    overrides = _open_overrides(arguments)
+    overrides, env_id = _open_overrides(arguments)
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             node = hydra.compose("config", overrides)
+        if env_id is not None:  # set here, for an id may hold what Hydra's grammar does not
+            OmegaConf.update(node, "env.id", env_id)
         config = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         raise ConfigError(f"{key} has no value; give one: {key}=...") from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        raise ConfigError(first_line(error)) from error
     return check_config(typing.cast(dict[str, Any], config))
 
 
-def _open_overrides(arguments: Sequence[str]) -> list[str]:
-    """Overrides that Hydra's struct mode lets through; signatures decide about keys later."""
+def _open_overrides(arguments: Sequence[str]) -> tuple[list[str], str | None]:
+    """Overrides that Hydra's struct mode lets through, and the id where `env=` gives one.
+
+    Signatures decide about keys later.
+    """
     opened: list[str] = []
+    env_id = None
     for text in arguments:
         override = _parse_override(text)
         key, value = override.key_or_group, override.value()
         if key in GROUPS and isinstance(value, Mapping):
             raise ConfigError(f"{key}= takes a name; one of {', '.join(group_options(key))}")
-        if key in GROUPS:
-            opened += _group_override(key, str(value))
+        if key.split(".")[0] == "hydra":
+            raise ConfigError(
+                f"no key {key!r}: Hydra only composes here; the run folder is run_dir="
+            )
+        if key == "env" and str(value) not in group_options("env") and _looks_like_id(str(value)):
+            env_id = str(value)
+            opened.append("env=gym")
+        elif key in GROUPS:
+            opened.append(_group_override(key, str(value)))
         elif override.is_add() or override.is_force_add() or override.is_delete():
             opened.append(text)
         else:
             opened.append(f"++{text}")
-    return opened
+    return opened, env_id
+
+
+def _looks_like_id(name: str) -> bool:
+    return ":" in name or "/" in name or "-v" in name
 
 
 def _parse_override(text: str) -> Any:
@@ -142,19 +175,19 @@ def _parse_override(text: str) -> Any:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
         raise ConfigError(
-            f"cannot read {text!r}: arguments are key=value, such as seed=3 or agent.gamma=0.98"
+            f"cannot read {text!r}: arguments are key=value, such as seed=3 or agent.gamma=0.98; "
+            "a value with quotes, spaces or letters beyond ASCII needs quotes of its own: "
+            """'key="value"'"""
         ) from error
     if override.is_sweep_override():
         raise ConfigError(f"{text!r} is a sweep of values; give one")
     return override
 
 
-def _group_override(group: str, name: str) -> list[str]:
+def _group_override(group: str, name: str) -> str:
     options = group_options(group)
     if name in options:
-        return [f"{group}={name}"]
-    if group == "env" and (":" in name or "/" in name or "-v" in name):
-        return ["env=gym", f"++env.id='{name}'"]
+        return f"{group}={name}"
     hint = nearest(name, options)
     more = ", or the id of any environment, such as CartPole-v1" if group == "env" else ""
     raise ConfigError(f"no {group} named {name!r}{hint} Allowed: {', '.join(options)}{more}")
@@ -178,11 +211,8 @@ def check_config(config: dict[str, Any]) -> dict[str, Any]:
         if key not in allowed:
             names = [*allowed, *GROUPS]
             raise ConfigError(f"no key {key!r}{nearest(key, names)} Allowed: {', '.join(names)}")
-    try:
-        settings = RunSettings(**top)
-    except ValidationError as error:
-        raise ConfigError(_first_message("", error)) from error
-    checked = {group: _check_group(group, config[group]) for group in GROUPS}
+    settings = _settings(RunSettings, top)
+    checked = {group: _check_group(group, config.get(group)) for group in GROUPS}
     return {**checked, **{name: getattr(settings, name) for name in allowed}}
 
 
@@ -239,13 +269,26 @@ def _check_policy_kwargs(agent: Any, node: dict[str, Any]) -> None:
 
 def resolve_target(group: str, path: str) -> Any:
     """Import what a `_target_` names; ConfigError when it is not there."""
-    from hydra.utils import get_object
-
     try:
-        return get_object(path)
+        target = pkgutil.resolve_name(path)
     except Exception as error:  # whatever a user's module raises while it is imported
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(f"{group}._target_={path} cannot be imported: {reason}") from error
+    if group == "agent":
+        _check_agent_class(path, target)
+    return target
+
+
+def _check_agent_class(path: str, target: Any) -> None:
+    from gumbelrl.agents import AGENTS
+    from gumbelrl.agents.storage import PickleFreeAlgorithm
+
+    if not (inspect.isclass(target) and issubclass(target, PickleFreeAlgorithm)):
+        raise ConfigError(
+            f"agent._target_={path}: train.py runs gumbelrl's agents ({', '.join(AGENTS)}) and "
+            "classes derived from gumbelrl.agents.storage.PickleFreeAlgorithm, whose checkpoints "
+            "hold no pickle; train others with the library they come from"
+        )
 
 
 def accepted_parameters(target: Any) -> dict[str, inspect.Parameter]:
@@ -293,9 +336,17 @@ def _check_type(key: str, value: Any, hint: Any) -> Any:
     except Exception:  # a hint that pydantic does not know: the constructor decides
         return value
     try:
-        return adapter.validate_python(value)
+        taken = adapter.validate_python(value)
     except ValidationError as error:
         raise ConfigError(_first_message(key, error)) from error
+    _refuse_truth_value(key, value, taken)
+    return taken
+
+
+def _refuse_truth_value(key: str, given: Any, taken: Any) -> None:
+    """Pydantic takes true for 1 where a number is due; a user who writes true means no number."""
+    if isinstance(given, bool) and not isinstance(taken, bool):
+        raise ConfigError(f"{key} must be a number, got {str(given).lower()}")
 
 
 def _first_message(key: str, error: ValidationError) -> str:
@@ -304,6 +355,8 @@ def _first_message(key: str, error: ValidationError) -> str:
     where = key or ".".join(str(part) for part in details[0]["loc"])
     if details[0]["type"] == "missing":
         return f"{where} has no value; give one: {where}=..."
+    if details[0]["type"] == "string_too_short":
+        return f"{where} is empty; give a value: {where}=..."
     wanted = {detail["msg"].removeprefix("Input should be ") for detail in details}
     given = details[0]["input"]
     if key and len(details) > 1:  # a union: every member says what it would take
@@ -320,9 +373,10 @@ def check_trusted(config: Mapping[str, Any], trust: Sequence[str]) -> None:
     Raises:
         ConfigError: names the first foreign import and the override that would allow it.
     """
+    from gumbelrl.agents import AGENTS
+
     own = {
-        "gumbelrl.agents.GumbelSAC",
-        "gumbelrl.agents.REINFORCE",
+        *(f"gumbelrl.agents.{agent.__name__}" for agent in AGENTS.values()),
         "gumbelrl.envs.make_vec_env",
         "gumbelrl.tracking.WandbSettings",
     }
@@ -338,7 +392,7 @@ def check_trusted(config: Mapping[str, Any], trust: Sequence[str]) -> None:
             path = node
             if key.endswith("_target_"):
                 allowed = path in own
-            elif key.startswith("env.wrappers"):
+            elif re.fullmatch(r"env\.wrappers(\[\d+\])?(\.wrapper)?", key):
                 allowed = "." not in path or path.startswith("gymnasium.wrappers.")
             elif key == "env.id" and ":" in path:
                 allowed = False

@@ -9,18 +9,28 @@ wandb.
 | `JsonlWriter`, `read_metrics`, `cut_metrics` | `metrics.jsonl`, the first record |
 | `WandbSettings`, `resolve_mode`, `start_wandb`, `WandbWriter` | Weights & Biases, behind it |
 | `evaluate`, `Evaluation`, `EvaluationCallback`, `log_evaluation` | how good the agent is |
-| `CheckpointCallback`, `latest`, `best` | what a run can go on from |
-| `LogCallback`, `ResetAtCheckpoints` | rows of metrics, fresh environments at checkpoints |
+| `CheckpointCallback`, `latest`, `best`, `previous`, `reading` | what a run can go on from |
+| `LogCallback`, `restart_environments` | rows of metrics, fresh environments at checkpoints |
+| `StopSignals` | Ctrl-C and its like |
+| `random_state`, `set_random_state` | the global random streams |
+| `brief`, `first_line` | an error in one line |
 | `ProgressCallback` | what the user sees meanwhile |
 | `end_table`, `environment_versions`, `git_commit` | what stands at the end |
-| `derive_seed` | independent seeds from one |
+| `derive_seed`, `final_evaluation_seed` | independent seeds from one |
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gumbelrl.tracking.checkpoints import CheckpointCallback, best, latest
+    from gumbelrl.tracking.checkpoints import (
+        CheckpointCallback,
+        best,
+        latest,
+        previous,
+        reading,
+    )
+    from gumbelrl.tracking.error_text import brief, first_line
     from gumbelrl.tracking.evaluation import (
         Evaluation,
         EvaluationCallback,
@@ -30,15 +40,17 @@ if TYPE_CHECKING:
     )
     from gumbelrl.tracking.metrics import JsonlWriter, cut_metrics, read_metrics
     from gumbelrl.tracking.progress import ProgressCallback
+    from gumbelrl.tracking.random_streams import random_state, set_random_state
     from gumbelrl.tracking.report import end_table, environment_versions, git_commit
-    from gumbelrl.tracking.run_callbacks import LogCallback, ResetAtCheckpoints
+    from gumbelrl.tracking.run_callbacks import LogCallback, restart_environments
     from gumbelrl.tracking.run_folder import (
         RunFolder,
         RunFolderError,
         default_run_dir,
         write_atomically,
     )
-    from gumbelrl.tracking.seeds import derive_seed
+    from gumbelrl.tracking.seeds import derive_seed, final_evaluation_seed
+    from gumbelrl.tracking.stop_signals import StopSignals
     from gumbelrl.tracking.wandb_tracker import (
         TrackingMode,
         WandbSettings,
@@ -51,6 +63,8 @@ _HOMES = {
     "CheckpointCallback": "checkpoints",
     "best": "checkpoints",
     "latest": "checkpoints",
+    "previous": "checkpoints",
+    "reading": "checkpoints",
     "Evaluation": "evaluation",
     "EvaluationCallback": "evaluation",
     "Reached": "evaluation",
@@ -58,7 +72,12 @@ _HOMES = {
     "log_evaluation": "evaluation",
     "JsonlWriter": "metrics",
     "LogCallback": "run_callbacks",
-    "ResetAtCheckpoints": "run_callbacks",
+    "restart_environments": "run_callbacks",
+    "StopSignals": "stop_signals",
+    "random_state": "random_streams",
+    "set_random_state": "random_streams",
+    "brief": "error_text",
+    "first_line": "error_text",
     "cut_metrics": "metrics",
     "read_metrics": "metrics",
     "ProgressCallback": "progress",
@@ -70,6 +89,7 @@ _HOMES = {
     "default_run_dir": "run_folder",
     "write_atomically": "run_folder",
     "derive_seed": "seeds",
+    "final_evaluation_seed": "seeds",
     "TrackingMode": "wandb_tracker",
     "WandbSettings": "wandb_tracker",
     "WandbWriter": "wandb_tracker",
@@ -85,24 +105,32 @@ __all__ = [
     "LogCallback",
     "ProgressCallback",
     "Reached",
-    "ResetAtCheckpoints",
     "RunFolder",
     "RunFolderError",
+    "StopSignals",
     "TrackingMode",
     "WandbSettings",
     "WandbWriter",
     "best",
+    "brief",
     "cut_metrics",
     "default_run_dir",
     "derive_seed",
     "end_table",
     "environment_versions",
     "evaluate",
+    "final_evaluation_seed",
+    "first_line",
     "git_commit",
     "latest",
     "log_evaluation",
+    "previous",
+    "random_state",
     "read_metrics",
+    "reading",
     "resolve_mode",
+    "restart_environments",
+    "set_random_state",
     "start_wandb",
     "write_atomically",
 ]

@@ -5,10 +5,12 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from gumbelrl.tracking.run_folder import sync_folder
+from gumbelrl.tracking.error_text import brief
+from gumbelrl.tracking.run_folder import RunFolderError, sync_folder
 from stable_baselines3.common.callbacks import BaseCallback
 
 Save = Callable[[Path], None]
@@ -34,6 +36,9 @@ class CheckpointCallback(BaseCallback):
         folder: where checkpoints live; made when the first is written.
         save: `save(path)`, which fills the folder it is given.
         keep: how many of the last to keep, >= 1.
+        after_scheduled: called after each scheduled checkpoint, whether or not its write succeeded,
+            and where a run goes on from an earlier segment: an undisturbed run and a resumed one
+            then do the same at the same steps.
 
     Attributes:
         failures: how many writes failed.
@@ -45,7 +50,12 @@ class CheckpointCallback(BaseCallback):
     failures: int
 
     def __init__(
-        self, checkpoint_every: int, folder: str | Path, save: Save, keep: int = 2
+        self,
+        checkpoint_every: int,
+        folder: str | Path,
+        save: Save,
+        keep: int = 2,
+        after_scheduled: Callable[[], None] | None = None,
     ) -> None:
         super().__init__()
         if checkpoint_every < 1:
@@ -56,6 +66,7 @@ class CheckpointCallback(BaseCallback):
         self.folder = Path(folder)
         self.save = save
         self.keep = keep
+        self.after_scheduled = after_scheduled
         self.failures = 0
         self._number = 0
         self._saved_at = -1
@@ -102,6 +113,8 @@ class CheckpointCallback(BaseCallback):
         if self.folder.is_dir():
             for litter in self.folder.glob(f"{_TEMPORARY}*"):  # of a run that was killed
                 shutil.rmtree(litter, ignore_errors=True)
+        if self.model.num_timesteps > 0 and self.after_scheduled is not None:
+            self.after_scheduled()
 
     def _on_rollout_start(self) -> None:
         env_steps = self.model.num_timesteps
@@ -110,6 +123,8 @@ class CheckpointCallback(BaseCallback):
             self._number = number
             self._saved_at = env_steps
             self.save_now(env_steps)
+            if self.after_scheduled is not None:
+                self.after_scheduled()
 
     def _on_step(self) -> bool:
         return True
@@ -172,6 +187,30 @@ def best(folder: str | Path) -> Path | None:
     """The best checkpoint in `checkpoints/`, or None."""
     found = _complete(folder, "best")
     return found[-1] if found else None
+
+
+def previous(path: str | Path) -> Path | None:
+    """The scheduled checkpoint before this one, or None."""
+    path = Path(path)
+    if _NAME.fullmatch(path.name) is None:
+        return None
+    earlier = [
+        p for p in _complete(path.parent, "step") if checkpoint_steps(p) < checkpoint_steps(path)
+    ]
+    return earlier[-1] if earlier else None
+
+
+@contextmanager
+def reading(file: Path, remedy: str) -> Iterator[None]:
+    """Whatever goes wrong while a file of a checkpoint is read, in one line with what to do.
+
+    Raises:
+        RunFolderError: from any exception within.
+    """
+    try:
+        yield
+    except Exception as error:  # a damaged file can raise anything
+        raise RunFolderError(f"cannot go on from {file} ({brief(error)}); {remedy}") from error
 
 
 def checkpoint_steps(path: str | Path) -> int:

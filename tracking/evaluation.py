@@ -23,10 +23,14 @@ MakeEnv = Callable[[int, int], VecEnv]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Undiscounted returns and lengths (env steps) of whole episodes, in the order they ended."""
+    """Undiscounted returns and lengths (env steps) of whole episodes, in the order they ended.
+
+    `seed` is that of the environments they were played in.
+    """
 
     returns: tuple[float, ...]
     lengths: tuple[int, ...]
+    seed: int | None = None
 
     @property
     def episodes(self) -> int:
@@ -129,7 +133,7 @@ def evaluate(
             env.close()
     assert isinstance(returns, list)
     assert isinstance(lengths, list)
-    return Evaluation(tuple(map(float, returns)), tuple(map(int, lengths)))
+    return Evaluation(tuple(map(float, returns)), tuple(map(int, lengths)), seed)
 
 
 def log_evaluation(
@@ -257,6 +261,7 @@ class EvaluationCallback(BaseCallback):
             "best": asdict(self.best) if self.best else None,
             "best_env_steps": self.best_env_steps,
             "reached": asdict(self.reached) if self.reached else None,
+            "stop_at_return": self.stop_at_return,
             "evaluation_seconds": self.evaluation_seconds,
             "total_seconds": self.total_seconds,
         }
@@ -267,7 +272,8 @@ class EvaluationCallback(BaseCallback):
         self.last_env_steps = state["last_env_steps"]
         self.best = _evaluation(state["best"])
         self.best_env_steps = state["best_env_steps"]
-        self.reached = Reached(**state["reached"]) if state["reached"] else None
+        same = state["stop_at_return"] == self.stop_at_return  # else it reached another threshold
+        self.reached = Reached(**state["reached"]) if same and state["reached"] else None
         self.evaluation_seconds = state["evaluation_seconds"]
         self._earlier_seconds = state["total_seconds"]
         self._started = time.perf_counter()
@@ -327,7 +333,9 @@ class EvaluationCallback(BaseCallback):
 
 
 def _evaluation(state: Mapping[str, Any] | None) -> Evaluation | None:
-    return Evaluation(tuple(state["returns"]), tuple(state["lengths"])) if state else None
+    if state is None:
+        return None
+    return Evaluation(tuple(state["returns"]), tuple(state["lengths"]), state["seed"])
 
 
 def _at_least_one(**counts: int) -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,29 +97,33 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         ValueError: a line before that is damaged; the message names it.
         FileNotFoundError: there is no such file.
     """
-    content = Path(path).read_bytes()
-    rows = []
-    for number, line in enumerate(content[: _end_of_last_row(content)].splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"line {number} of {path} is damaged: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"line {number} of {path} is damaged: it is not an object")
-        rows.append(from_json(row))
-    return rows
+    return [row for _, row in _rows(Path(path))]
 
 
 def cut_metrics(path: str | Path, env_steps: int) -> None:
     """Keep the rows up to `env_steps`: what a run that goes on from there would write twice goes.
 
     Raises:
+        ValueError: a line is damaged; the message names it.
         FileNotFoundError: there is no such file.
     """
     path = Path(path)
+    kept = [line for line, row in _rows(path) if row["env_steps"] <= env_steps]
+    write_atomically(path, b"".join(kept))
+
+
+def _rows(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The lines of the file, and what stands in them."""
     content = path.read_bytes()
-    rows = content[: _end_of_last_row(content)].splitlines(keepends=True)
-    write_atomically(path, b"".join(r for r in rows if json.loads(r)["env_steps"] <= env_steps))
+    lines = content[: _end_of_last_row(content)].splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = from_json(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"line {number} of {path} is damaged: {error}") from error
+        if not isinstance(row, dict) or not isinstance(row.get("env_steps"), int):
+            raise ValueError(f"line {number} of {path} is damaged: it is no row with env_steps")
+        yield line, row
 
 
 def _end_of_last_row(content: bytes) -> int:

@@ -24,6 +24,7 @@ def end_table(
     best_checkpoint: str | Path | None = None,
     url: str | None = None,
     sync_command: str | None = None,
+    programs: tuple[str, str] = ("python train.py", "python evaluate.py"),
 ) -> Table:
     """Lay out the end of a run; print it with `rich.console.Console().print(table)`.
 
@@ -33,11 +34,13 @@ def end_table(
             for, `stop_at_return` and `reached` (`env_steps` and `train_seconds`, or None). What
             is missing is left out of the table.
         run_dir: the run folder, which the commands in the table name.
-        interrupted: the run did not come to its end: says how to resume.
+        interrupted: the run did not come to its end: says how to resume, as it does where the
+            summary holds a `failure`.
         last_checkpoint: the last complete checkpoint, or None.
         best_checkpoint: the best one, or None.
         url: where the run stands online.
         sync_command: how to upload an offline run.
+        programs: how the user starts training and evaluation.
     """
     title = " · ".join(
         str(part)
@@ -45,10 +48,11 @@ def end_table(
             summary.get("agent"),
             summary.get("env"),
             f"seed {summary['seed']}" if "seed" in summary else None,
-            "interrupted" if interrupted else None,
+            "failed" if "failure" in summary else "interrupted" if interrupted else None,
         )
         if part is not None
     )
+    stopped = interrupted or "failure" in summary
     table = Table(title=Text(title), show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")  # a path or a command is never cut short
@@ -81,14 +85,14 @@ def end_table(
             speed = summary.get("steps_per_second", summary["env_steps"] / seconds)
             row("steps/s", f"{speed:,.0f}")
     row("run folder", run_dir)
-    if last_checkpoint is not None or interrupted:
+    if last_checkpoint is not None or stopped:
         row("last checkpoint", last_checkpoint or "none was written yet")
     if best_checkpoint is not None:
         row("best checkpoint", best_checkpoint)
     if last_checkpoint is not None or best_checkpoint is not None:
-        row("evaluate", f"python evaluate.py run={shlex.quote(str(run_dir))}")
-    if interrupted and last_checkpoint is not None:
-        row("resume", f"python train.py resume={shlex.quote(str(run_dir))}")
+        row("evaluate", f"{programs[1]} run={shlex.quote(str(run_dir))}")
+    if stopped and last_checkpoint is not None:
+        row("resume", f"{programs[0]} resume={shlex.quote(str(run_dir))}")
     if url is not None:
         row("online", url)
     if sync_command is not None:

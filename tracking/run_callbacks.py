@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gumbelrl.tracking.seeds import derive_seed
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 
 
@@ -31,42 +32,19 @@ class LogCallback(BaseCallback):
         return True
 
 
-class ResetAtCheckpoints(BaseCallback):
-    """Starts the training environments anew at every scheduled checkpoint.
+def restart_environments(agent: BaseAlgorithm, seed: int) -> None:
+    """Start the training environments anew, seeded from the run's seed and the step.
 
-    Environments cannot all be stored, so a checkpoint is where they begin again, seeded from the
-    run's seed and the step; a resumed run does the same, and both then see the same thing. The
-    episodes that are cut stay out of the statistics, and their last transition bootstraps like
-    any other. Place it after the `CheckpointCallback` of the same `checkpoint_every`.
+    Environments cannot all be stored, so a checkpoint is where they begin again; a resumed run does
+    the same, and both then see the same thing. The episodes that are cut stay out of the
+    statistics, and their last transition bootstraps like any other.
     """
-
-    def __init__(self, checkpoint_every: int, seed: int) -> None:
-        super().__init__()
-        self.checkpoint_every = checkpoint_every
-        self.seed = seed
-        self._number = 0
-
-    def _on_training_start(self) -> None:
-        self._number = self.model.num_timesteps // self.checkpoint_every
-        if self.model.num_timesteps > 0:
-            self.reset_environments()
-
-    def _on_rollout_start(self) -> None:
-        number = self.model.num_timesteps // self.checkpoint_every
-        if number > self._number:
-            self._number = number
-            self.reset_environments()
-
-    def reset_environments(self) -> None:
-        """Seed by (run seed, env steps), reset, and hand the agent the first observations."""
-        env = self.training_env
-        seed = derive_seed(self.seed, "training environments", self.model.num_timesteps)
-        env.seed(seed)
-        self.model.action_space.seed(seed)
-        self.model._last_obs = env.reset()  # type: ignore[assignment]
-        normalize = self.model.get_vec_normalize_env()
-        if normalize is not None:
-            self.model._last_original_obs = normalize.get_original_obs()
-
-    def _on_step(self) -> bool:
-        return True
+    env = agent.get_env()
+    assert env is not None
+    derived = derive_seed(seed, "training environments", agent.num_timesteps)
+    env.seed(derived)
+    agent.action_space.seed(derived)
+    agent._last_obs = env.reset()  # type: ignore[assignment]
+    normalize = agent.get_vec_normalize_env()
+    if normalize is not None:
+        agent._last_original_obs = normalize.get_original_obs()

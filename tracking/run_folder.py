@@ -5,7 +5,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,38 @@ class RunFolder:
             )
         return folder
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """While it lasts no other process writes this run.
+
+        Where the system or the file system knows no locks, nothing is locked.
+
+        Raises:
+            RunFolderError: another process does.
+        """
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        try:
+            file = open(self.path / ".lock", "ab")  # noqa: SIM115 (closed below)
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write in the run folder {self.path}: {_why(error)}"
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunFolderError(
+                    f"another process is writing the run in {self.path}; "
+                    "wait for its end, or stop it"
+                ) from error
+            except OSError:
+                pass  # a file system without locks
+            yield
+
     @property
     def config_path(self) -> Path:
         """`config.yaml`."""
@@ -175,7 +207,8 @@ class RunFolder:
         try:
             config = yaml.safe_load(self._read(self.config_path))
         except yaml.YAMLError as error:
-            raise RunFolderError(f"{self.config_path} is damaged: {error}") from error
+            said = " ".join(str(error).split())  # YAML says where on later lines
+            raise RunFolderError(f"{self.config_path} is damaged: {said}") from error
         if not isinstance(config, dict):
             raise RunFolderError(f"{self.config_path} is damaged: it holds no mapping")
         return config

@@ -5,6 +5,11 @@ import zlib
 import numpy as np
 
 
+def final_evaluation_seed(seed: int) -> int:
+    """Seed of the environments of a run's final evaluation, from the run's seed."""
+    return derive_seed(seed, "final evaluation")
+
+
 def derive_seed(*parts: int | str) -> int:
     """Derive a seed in [0, 2**31) from a run's seed and the names of what it is for.
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from gumbelrl.tracking.error_text import brief
 from gumbelrl.tracking.json_values import as_json
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
@@ -180,7 +181,7 @@ def start_wandb(
                 finish_timeout=settings.finish_timeout,
             )
         except Exception as error:
-            reason = f"W&B is offline: it could not start online ({_brief(error)})."
+            reason = f"W&B is offline: it could not start online ({brief(error)})."
             _log.warning("%s Training goes on.", reason)
             choice = TrackingMode("offline", reason)
     try:
@@ -225,7 +226,7 @@ def _init(
 
 
 def _without(choice: TrackingMode, error: Exception) -> "WandbWriter":
-    reason = f"W&B is disabled: it could not start {choice.mode} ({_brief(error)})."
+    reason = f"W&B is disabled: it could not start {choice.mode} ({brief(error)})."
     _log.warning("%s Training goes on; metrics.jsonl has everything.", reason)
     return WandbWriter(None, TrackingMode("disabled", reason))
 
@@ -351,7 +352,7 @@ class WandbWriter(KVWriter):
         try:
             job()
         except Exception as error:
-            self._give_up(_brief(error))
+            self._give_up(brief(error))
 
     def _give_up(self, why: str) -> None:
         self.failed = True
@@ -383,8 +384,3 @@ def _readable(path: str) -> str:
     except ValueError:  # another drive
         return path
     return relative if len(relative) < len(path) else path
-
-
-def _brief(error: Exception) -> str:
-    first = (str(error).strip().splitlines() or [""])[0].strip()
-    return f"{type(error).__name__}: {first[:200]}" if first else type(error).__name__

@@ -3,7 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gumbelrl.tracking import CheckpointCallback, best, latest
+from gumbelrl.tracking import (
+    CheckpointCallback,
+    RunFolderError,
+    best,
+    latest,
+    previous,
+    reading,
+)
 from gumbelrl.tracking.checkpoints import checkpoint_steps, write_checkpoint
 from stable_baselines3 import DQN, PPO
 
@@ -152,3 +159,37 @@ def test_wrong_settings_and_names_are_named(tmp_path):
         CheckpointCallback(1, tmp_path, save, keep=0)
     with pytest.raises(ValueError, match="is not a checkpoint"):
         checkpoint_steps("step-last")
+
+
+@pytest.mark.parametrize("write", [save, disk_full])
+def test_what_follows_a_scheduled_checkpoint_follows_a_failed_write_too(tmp_path, envs, write):
+    agent = DQN("MlpPolicy", envs(1, 0), **OFF, **SMALL)
+    at: list[int] = []
+
+    def learn(steps: int) -> None:
+        keeper = CheckpointCallback(
+            100, tmp_path, write, after_scheduled=lambda: at.append(agent.num_timesteps)
+        )
+        agent.learn(steps, callback=keeper, reset_num_timesteps=False)
+
+    learn(250)
+    assert at == [100, 200]  # not after the last, which no schedule asked for
+    learn(100)
+    assert at == [100, 200, 250, 300]  # and where the run goes on
+
+
+def test_the_checkpoint_before(tmp_path):
+    for name in ("step-000000100", "step-000000200", "best-000000150"):
+        write_checkpoint(tmp_path, name, save)
+    assert previous(tmp_path / "step-000000200") == tmp_path / "step-000000100"
+    assert previous(tmp_path / "best-000000150") == tmp_path / "step-000000100"
+    assert previous(tmp_path / "step-000000100") is None
+    assert previous(tmp_path / "elsewhere") is None
+
+
+def test_whatever_reading_raises_is_one_line_with_a_remedy(tmp_path):
+    with (
+        pytest.raises(RunFolderError, match=r"from .*a\.json \(KeyError: 'x'\); try b$"),
+        reading(tmp_path / "a.json", "try b"),
+    ):
+        raise KeyError("x")

@@ -234,9 +234,12 @@ def test_training_stops_only_when_the_confirmation_confirms(envs, tmp_path):
     assert saved == [(20, 5, 10), (30, 8, 100), (40, 9, 10), (50, 10, 100)]
     rows = [row for row in read_metrics(tmp_path / "m") if "eval/episodes" in row]
     assert [row["eval/episodes"] for row in rows] == [10, 10, 10, 100, 10, 10, 100]
-    again = graded(envs, [])
+    again = graded(envs, [], stop_at_return=10.0)
     again.load_state_dict(watch.state_dict())
     assert again.reached == watch.reached
+    other = graded(envs, [], stop_at_return=11.0)
+    other.load_state_dict(watch.state_dict())
+    assert other.reached is None  # that was another threshold
     assert again.best_env_steps == 50
 
 

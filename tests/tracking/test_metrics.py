@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gumbelrl.tracking import JsonlWriter, read_metrics
+from gumbelrl.tracking import JsonlWriter, cut_metrics, read_metrics
 from stable_baselines3 import DQN
 from stable_baselines3.common.logger import Figure, Logger
 
@@ -135,3 +135,21 @@ def test_the_same_run_twice_writes_the_same_but_for_times(tmp_path, envs):
         )
     assert texts[0] == texts[1]
     assert "rollout/ep_rew_mean" in texts[0]
+
+
+def test_a_cut_keeps_the_rows_up_to_a_step_as_they_stand(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = ['{"env_steps": 100, "a": "NaN"}\n', '{"env_steps":  200}\n', '{"env_steps": 300}\n']
+    path.write_text("".join(lines) + '{"env_steps": 40')
+    cut_metrics(path, 200)
+    assert path.read_text() == "".join(lines[:2])
+
+
+@pytest.mark.parametrize("line", ["nonsense", "[1]", '{"loss": 1}', '{"env_steps": "many"}'])
+def test_a_cut_names_a_damaged_line_and_changes_nothing(tmp_path, line):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{{"env_steps": 100}}\n{line}\n')
+    before = path.read_text()
+    with pytest.raises(ValueError, match=r"line 2 of .* is damaged"):
+        cut_metrics(path, 0)
+    assert path.read_text() == before

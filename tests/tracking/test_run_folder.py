@@ -117,3 +117,23 @@ def test_run_names_are_file_names_and_unique(tmp_path):
     first.mkdir()
     assert default_run_dir(tmp_path, "gumbel_sac", "ALE/Pong-v5", 7, now).name == f"{first.name}-2"
     assert default_run_dir(tmp_path, "a", "../../module:Env-v0", 0, now).parent == tmp_path
+
+
+def test_a_run_is_written_by_one_at_a_time(tmp_path):
+    folder = RunFolder.create(tmp_path)
+    with (
+        folder.locked(),
+        pytest.raises(RunFolderError, match="another process is writing the run"),
+        RunFolder(tmp_path).locked(),
+    ):
+        pass
+    with folder.locked():  # free again
+        pass
+
+
+def test_a_damaged_config_is_one_line(tmp_path):
+    folder = RunFolder.create(tmp_path)
+    folder.config_path.write_text("seed: 0\nagent: [\n")
+    with pytest.raises(RunFolderError, match=r"config\.yaml is damaged: .*line 3") as raised:
+        folder.read_config()
+    assert "\n" not in str(raised.value)

@@ -110,6 +110,16 @@ def test_the_table_of_a_run_that_was_interrupted():
     )
     for part in ("interrupted", "step-000020000", "python train.py resume=runs/x", "│ no "):
         assert part in text
+    failed = shown(
+        end_table(
+            {**SUMMARY, "failure": "RuntimeError: x"},
+            run_dir="runs/x",
+            last_checkpoint="runs/x/checkpoints/step-000020000",
+            programs=("gumbelrl-train", "gumbelrl-evaluate"),
+        )
+    )
+    for part in ("failed", "gumbelrl-train resume=runs/x", "gumbelrl-evaluate run=runs/x"):
+        assert part in failed
     early = shown(end_table({"agent": "a"}, run_dir="runs/x", interrupted=True))
     assert "none was written yet" in early
     assert "resume=" not in early
