@@ -169,15 +169,7 @@ class Run:
                 return _refuse(first_line(error))
             except KeyboardInterrupt:
                 return _refuse("interrupted before training began", 130)
-            self._attempt(self._start)
-            if not self.stopped:
-                self._attempt(self._learn)
-            self.train_seconds = self.evaluation.train_seconds
-            self.wall_seconds = self._seconds()
-            self.result = self.evaluation.last
-            self.result_env_steps = self.evaluation.last_env_steps
-            if not self.stopped:
-                self._attempt(self._evaluate)
+            self._attempt(self._train)
             signals.defer()
             return self._end()
 
@@ -284,6 +276,7 @@ class Run:
         )
         self.closing.callback(self.logger.close)
         self.agent.set_logger(self.logger)
+        self.train_seconds = self.evaluation.train_seconds
         self.progress = ProgressCallback(config["total_steps"], self.evaluation)
         self.callbacks = [
             LogCallback(config["log_every"]),
@@ -291,6 +284,15 @@ class Run:
             checkpoints,
             self.progress,
         ]
+
+    def _train(self) -> None:
+        self._start()
+        try:
+            self._learn()
+        finally:
+            self.progress.close()
+            self.train_seconds = self.evaluation.train_seconds
+        self._evaluate()
 
     def _start(self) -> None:
         """Start the tracker and say so."""
@@ -303,28 +305,25 @@ class Run:
         print(f"{name}\nrun folder: {self.folder.path}\n{self.wandb.reason}")
 
     def _learn(self) -> None:
-        try:
-            self.agent.learn(
-                self.config["total_steps"] - self.agent.num_timesteps,
-                callback=self.callbacks,  # type: ignore[arg-type]
-                log_interval=None,  # type: ignore[arg-type]
-                reset_num_timesteps=False,
-            )
-        finally:
-            self.progress.close()
+        self.agent.learn(
+            self.config["total_steps"] - self.agent.num_timesteps,
+            callback=self.callbacks,  # type: ignore[arg-type]
+            log_interval=None,  # type: ignore[arg-type]
+            reset_num_timesteps=False,
+        )
 
     def _evaluate(self) -> None:
         """The final evaluation, unless the last one was made here with as many episodes."""
         from gumbelrl.tracking import evaluate, final_evaluation_seed, log_evaluation
 
         episodes, env_steps = self.config["eval_episodes"], self.agent.num_timesteps
-        made = self.result.episodes if self.result else 0
-        if made == episodes and self.result_env_steps == env_steps:
+        last = self.evaluation.last
+        if last and last.episodes == episodes and self.evaluation.last_env_steps == env_steps:
             return
         seed = final_evaluation_seed(self.config["seed"])
-        self.result = evaluate(self.agent, self.make_env, episodes, seed)
-        self.result_env_steps = env_steps
-        log_evaluation(self.logger, self.result, env_steps)
+        last = evaluate(self.agent, self.make_env, episodes, seed)
+        self.evaluation.last, self.evaluation.last_env_steps = last, env_steps
+        log_evaluation(self.logger, last, env_steps)
 
     def _end(self) -> int:
         """summary.json, the tracker's end, the table; returns the exit code."""
@@ -357,25 +356,26 @@ class Run:
             "env": self.env_id,
             "seed": config["seed"],
             "env_steps": env_steps,
-            "wall_seconds": round(self.wall_seconds, 3),
+            "wall_seconds": round(self._seconds(), 3),
             "train_seconds": round(self.train_seconds, 3),
             "steps_per_second": round(env_steps / max(self.train_seconds, 1e-9), 1),
             "complete": not self.stopped,
             "device": str(self.agent.device),
             "versions": environment_versions(),
             "git_commit": git_commit(),
-            "command": shlex.join([programs()[0], *sys.argv[1:]]),
+            "command": f"{programs()[0]} {shlex.join(sys.argv[1:])}",
         }
-        if self.result is not None:
+        result = self.evaluation.last
+        if result is not None:
             summary["eval"] = {
-                "env_steps": self.result_env_steps,
-                "seed": self.result.seed,
-                "episodes": self.result.episodes,
-                "return_mean": self.result.mean,
-                "return_std": self.result.std,
-                "return_min": self.result.min,
-                "return_max": self.result.max,
-                "return_interval": list(self.result.interval),
+                "env_steps": self.evaluation.last_env_steps,
+                "seed": result.seed,
+                "episodes": result.episodes,
+                "return_mean": result.mean,
+                "return_std": result.std,
+                "return_min": result.min,
+                "return_max": result.max,
+                "return_interval": list(result.interval),
             }
         if config["stop_at_return"] is not None:
             reached = self.evaluation.reached

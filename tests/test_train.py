@@ -488,6 +488,19 @@ def test_one_process_writes_a_run(tmp_path, capsys):
     assert train.main([f"resume={folder}", "total_steps=700"]) == 0
 
 
+def test_without_a_home_folder_the_tracker_is_quiet(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}
+    command = [sys.executable, "-m", "gumbelrl.train", "total_steps=100", "eval_episodes=1"]
+    ended = subprocess.run(
+        [*command, f"run_dir={tmp_path / 'run'}"],
+        env={**environment, "WANDB_MODE": "offline"},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert summary_of(tmp_path / "run")["command"].startswith("python train.py total_steps=100 ")
+
+
 def test_a_wrong_tracking_mode_leaves_no_folder(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "nonsense")
     code, folder = run(tmp_path, *SAC)

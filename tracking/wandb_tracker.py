@@ -166,6 +166,9 @@ def start_wandb(
     folder = Path(folder).expanduser().resolve()
     # W&B's reports about itself hold up the end of the process for 22 s when its server hangs.
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    if os.name == "posix" and "HOME" not in os.environ:
+        # Without a place for its own log W&B's service writes it to standard error.
+        os.environ.setdefault("XDG_CACHE_HOME", str(folder / "wandb" / "cache"))
     try:
         import wandb
 
