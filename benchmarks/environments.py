@@ -5,8 +5,9 @@
 
 CartPole against Gymnasium's vector environments, then the other environments, all with random
 actions drawn beforehand, on one thread. Contenders take turns, round by round, and the median
-round counts, so that a machine whose speed drifts does not favour one of them. `--references`
-prints, for every environment, the mean return of random actions and of the reference instead.
+round counts, in processor time, so that neither a drifting machine nor other work favours one of
+them. `--references` prints, for every environment, the mean return of random actions and of the
+reference instead.
 """
 
 from __future__ import annotations
@@ -83,15 +84,15 @@ def others(n: int) -> dict[str, Step]:
 
 
 def measure(steps: dict[str, Step], n: int, rounds: int) -> dict[str, float]:
-    """Median environment steps per second of every contender."""
+    """Median environment steps per second of processor time of every contender."""
     for step in steps.values():
         for t in range(WARM_UP):
             step(t)
     speeds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
-            done, start = 0, time.perf_counter()
-            while (seconds := time.perf_counter() - start) < SECONDS:
+            done, start = 0, time.process_time()
+            while (seconds := time.process_time() - start) < SECONDS:
                 step(done)
                 done += 1
             speeds[name].append(n * done / seconds)
@@ -102,7 +103,7 @@ def throughput(rounds: int) -> list[str]:
     """Rows of the table: million environment steps per second."""
     columns = {n: measure(contenders(n), n, rounds) | measure(others(n), n, rounds) for n in SIZES}
     lines = [
-        "million environment steps per second, CartPole-v1 unless named",
+        "million environment steps per second of processor time, CartPole-v1 unless named",
         f"{'N':30s}" + "".join(f"{n:>10,d}" for n in SIZES),
     ]
     for name in columns[SIZES[0]]:

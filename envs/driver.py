@@ -111,7 +111,7 @@ class BatchedDriver:
     def reset(self, seed: int | None = None) -> Tensor:
         """Start every episode anew and return the observations [..., D]; `seed` reseeds first."""
         if seed is not None:
-            self.generator.manual_seed(seed)
+            self.generator.manual_seed(int(seed))
         self.state = self.reset_state()
         self.elapsed = torch.zeros_like(self.elapsed)
         return self.env.observe(self.state)
@@ -172,7 +172,9 @@ class BatchedDriver:
                 f"indices must have shape {[*self.batch_shape, n_factors]}, "
                 f"got {list(action.shape)}"
             )
-        if self._equal_factors:  # no gather: (..., M, 1) against (K,)
+        if n_factors == 1:
+            one_hot = (action == self._value).to(self.dtype)  # (..., 1) against (K,)
+        elif self._equal_factors:  # no gather: (..., M, 1) against (K,)
             k = self.env.nvec[0]
             one_hot = (action.unsqueeze(-1) == self._value[:k]).to(self.dtype).flatten(-2)
         else:
@@ -229,11 +231,10 @@ class BatchedDriver:
         """Replace the states of the episodes that ended, [...], by initial ones without a graph."""
         self.state, self.elapsed, self._obs = next_state, elapsed, final_obs
         if self._draw_ended_only:
-            n_ended = int(ended.count_nonzero())
-            if n_ended == 0:
-                return
             rows = ended.nonzero(as_tuple=True)
-            fresh = self.env.initial(self._noise(self.env.n_initial_noise, (n_ended,)))
+            if len(rows[0]) == 0:
+                return
+            fresh = self.env.initial(self._noise(self.env.n_initial_noise, (len(rows[0]),)))
             self.state = next_state.index_put(rows, fresh)
             self._obs = self.state
             if final_obs is not next_state:  # the agent sees something else than the state

@@ -85,74 +85,62 @@ class Inventory(OnDeviceEnv):
         return -(cost + overflow * (self.overflow_cost / self.n_products))
 
     def reference(self) -> tuple[float, str]:
-        if self.n_products == 1:
-            return mean_return(self, self.one_product_policy()), (
-                "dynamic programming over (stock, arriving), its stationary policy simulated"
-            )
-        levels = self.best_levels()
-        return mean_return(self, lambda state: self.order_up_to(state, levels)), (
-            "base-stock policy, its levels found by cross-entropy search, simulated (achievable)"
+        price = self.best_price()
+        return mean_return(self, self.priced_policy(price)), (
+            f"dynamic programming for each product at a shared price of space, {price:g} per unit, "
+            "found by search, simulated (achievable)"
         )
 
-    def order_up_to(self, state: Tensor, levels: Tensor) -> Tensor:
-        """Bins [..., P] nearest to what lifts stock + arriving to `levels` [..., P]."""
-        stock, arriving, _ = state.chunk(3, -1)
-        return nearest_bin(
-            (levels - stock - arriving) / self.constant("order_unit", state), self.bins
-        )
+    def best_price(self, seed: int = 1) -> float:
+        """The price of space whose policies cost least together, to 1/16 per unit."""
+
+        def simulated(price: float) -> float:
+            return mean_return(self, self.priced_policy(price), n_episodes=1024, seed=seed)
+
+        values = {price: simulated(price) for price in (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)}
+        for step in (0.125, 0.0625):
+            best = max(values, key=lambda price: values[price])
+            near = (max(best - step, 0.0), best + step)
+            values |= {price: simulated(price) for price in near if price not in values}
+        return max(values, key=lambda price: values[price])
 
     @torch.no_grad()
-    def best_levels(
-        self, n_candidates: int = 128, n_episodes: int = 64, n_iterations: int = 40, seed: int = 0
-    ) -> Tensor:
-        """Base-stock levels [P] by the cross-entropy method; all candidates see the same demand."""
-        generator = torch.Generator().manual_seed(seed)
-        mean = 2.5 * torch.as_tensor(self.mean_demand, dtype=torch.float32)
-        spread = 0.3 * mean
-        eye = torch.eye(self.nvec[0])
-        for _ in range(n_iterations):
-            normal = torch.randn(n_candidates, 1, self.n_products, generator=generator)
-            levels = mean + spread * normal  # (C, 1, P)
-            shape = (n_episodes, self.n_products)
-            state = self.initial(torch.rand(shape, generator=generator)).expand(
-                n_candidates, -1, -1
-            )  # (C, E, 3 P)
-            returns = torch.zeros(n_candidates, n_episodes)
-            for _ in range(self.max_episode_steps):
-                one_hot = eye[self.order_up_to(state, levels)].flatten(-2)
-                next_state = self.transition(state, one_hot, torch.rand(shape, generator=generator))
-                returns += self.reward(state, one_hot, next_state)
-                state = next_state
-            elite = levels[returns.mean(-1).topk(n_candidates // 8).indices, 0]  # (C / 8, P)
-            mean, spread = elite.mean(0), elite.std(0) + 0.01
-        return mean
+    def priced_policy(
+        self, price: float, n_stock: int = 101, n_demand: int = 16, n_iterations: int = 20
+    ) -> StatePolicy:
+        """Each product by itself, paying `price` per unit and step instead of for the overflow.
 
-    @torch.no_grad()
-    def one_product_policy(self, n_stock: int = 301, n_demand: int = 128) -> StatePolicy:
-        """Stationary policy of value iteration over stock (a grid on 0 .. 30) and arriving bin."""
-        assert self.n_products == 1
-        n_bins = self.nvec[0]
-        stock = torch.linspace(0, 30, n_stock)
-        orders = torch.as_tensor(self.bins * self.order_unit, dtype=torch.float32)
-        quantiles = (torch.arange(n_demand) + 0.5) / n_demand
-        demand = self.demand(quantiles.unsqueeze(-1)).squeeze(-1)  # (U,)
-        left = stock[:, None, None] + orders[:, None] - demand  # (I, arriving, U)
-        next_stock, lost = self.kept * left.relu(), (-left).relu()
-        overflow = (next_stock.unsqueeze(-1) + orders - self.capacity).relu()  # (I, a, U, order)
-        cost = (self.holding_cost * next_stock + self.lost_cost * lost).mean(-1)  # (I, a)
-        cost = cost.unsqueeze(-1) + self.overflow_cost * overflow.mean(2)  # (I, a, order)
-        at = next_stock * ((n_stock - 1) / 30)
+        Value iteration over (stock, arriving bin), stock on a grid up to six times the mean demand,
+        demand at its mid-quantiles.
+        """
+        n_products, n_bins = self.n_products, self.nvec[0]
+        scale = 6 * torch.as_tensor(self.mean_demand, dtype=torch.float32) / (n_stock - 1)  # (P,)
+        stock = torch.arange(n_stock) * scale.unsqueeze(1)  # (P, I)
+        unit = torch.as_tensor(self.order_unit, dtype=torch.float32)
+        orders = torch.arange(n_bins) * unit.unsqueeze(1)  # (P, K)
+        quantiles = ((torch.arange(n_demand) + 0.5) / n_demand).unsqueeze(1)  # (U, 1)
+        demand = self.demand(quantiles.expand(-1, n_products)).T  # (P, U)
+
+        available = stock[:, :, None] + orders[:, None]  # (P, I, arriving)
+        left = available.unsqueeze(-1) - demand[:, None, None]  # (P, I, arriving, U)
+        next_stock = self.kept * left.relu()
+        cost = (self.holding_cost + price) * next_stock + self.lost_cost * (-left).relu()
+        cost = cost.mean(-1).unsqueeze(-1) + price * orders[:, None, None]  # (P, I, a, order)
+
+        at = next_stock / scale[:, None, None, None]
         cell = at.floor().long().clamp(max=n_stock - 2)
         weight = (at - cell).clamp(max=1).unsqueeze(-1)
-        value = torch.zeros(n_stock, n_bins)
-        for _ in range(self.max_episode_steps):
-            ahead = value[cell] * (1 - weight) + value[cell + 1] * weight  # (I, a, U, order)
-            action_value = -cost + ahead.mean(2)
+        product = torch.arange(n_products)[:, None, None, None]
+        value = torch.zeros(n_products, n_stock, n_bins)
+        for _ in range(n_iterations):
+            low, high = value[product, cell], value[product, cell + 1]  # (P, I, a, U, order)
+            action_value = low.lerp(high, weight).mean(3) - cost
             value = action_value.amax(-1)
-        table = action_value.argmax(-1)  # (I, arriving)
+        table = action_value.argmax(-1)  # (P, I, a)
 
         def policy(state: Tensor) -> Tensor:
-            row = (state[..., 0] * ((n_stock - 1) / 30)).round().long().clamp(max=n_stock - 1)
-            return table[row, nearest_bin(state[..., 1], orders)].unsqueeze(-1)
+            stock, arriving, _ = state.chunk(3, -1)  # (N, P)
+            row = (stock / scale).round().long().clamp(max=n_stock - 1)
+            return table[torch.arange(n_products), row, nearest_bin(arriving / unit, self.bins)]
 
         return policy

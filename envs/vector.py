@@ -62,7 +62,7 @@ class OnDeviceVectorEnv(gymnasium.vector.VectorEnv):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """First observations [N, D]; one seed governs all N environments."""
-        if seed is not None and not isinstance(seed, int):
+        if seed is not None and not isinstance(seed, int | np.integer):
             raise ValueError(f"seed must be one integer for the whole batch, got {seed!r}")
         if options and "reset_mask" in options:
             raise ValueError("reset_mask is not supported: episodes restart by themselves")
