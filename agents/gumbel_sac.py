@@ -9,15 +9,20 @@ import torch
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.checks import check_choice, check_float, check_int, check_schedule
 from gumbelrl.agents.critics import CriticObjective, HeadsCritic
+from gumbelrl.agents.episode_counter import EpisodeCounter
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.optimization import clip_gradients
 from gumbelrl.agents.policies import GumbelSACPolicy
 from gumbelrl.agents.replay import TensorReplayBuffer, Transitions
 from gumbelrl.agents.storage import PickleFreeAlgorithm
-from gumbelrl.gumbel import Estimator
+from gumbelrl.gumbel import Estimator, FactoredCategorical
+from stable_baselines3.common.buffers import ReplayBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.noise import ActionNoise
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, RolloutReturn, TrainFreq
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
 LOG_ENT_COEF_RANGE = (-5.0, 2.0)  # log α; beyond it a learned coefficient runs away
@@ -186,6 +191,67 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
     def _extra_tensors(self) -> dict[str, Tensor]:
         return {"log_ent_coef": self.log_ent_coef}
 
+    def collect_rollouts(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        train_freq: TrainFreq,
+        replay_buffer: ReplayBuffer,
+        action_noise: ActionNoise | None = None,
+        learning_starts: int = 0,
+        log_interval: int | None = None,
+    ) -> RolloutReturn:
+        """Stable-Baselines3's, but for on-device environments: there tensors go from environment
+        to replay as they are. Wrappers around the environment take the ordinary way."""
+        # A wrapper would hand out its inner environment's driver, and be left out.
+        driver = None if isinstance(env, VecEnvWrapper) else getattr(env, "driver", None)
+        if driver is None or driver.device != self.device:
+            return super().collect_rollouts(
+                env,
+                callback,
+                train_freq,
+                replay_buffer,
+                action_noise,
+                learning_starts,
+                log_interval,
+            )
+        rollout = self._collect_on_device(env, driver, callback, train_freq.frequency)
+        before = self._episode_num
+        self._report_episodes(wait=False)
+        if log_interval is not None and self._episode_num // log_interval > before // log_interval:
+            self.dump_logs()
+        return rollout
+
+    @torch.no_grad()
+    def _collect_on_device(
+        self, env: VecEnv, driver: Any, callback: BaseCallback, n_steps: int
+    ) -> RolloutReturn:
+        policy, n_envs = self.policy, env.num_envs
+        policy.set_training_mode(False)
+        if self.episodes is None:
+            self.episodes = EpisodeCounter((n_envs,), self.device)
+        self.episodes.begin_at(driver.elapsed)
+        callback.on_rollout_start()
+        obs = driver.observe()  # (N, D)
+        for step_number in range(1, n_steps + 1):
+            dist = policy.dist(obs)
+            if self.num_timesteps < self.learning_starts:
+                dist = FactoredCategorical(torch.zeros_like(dist.logits), dist.nvec, validate=False)
+            indices = dist.sample(self.generator)  # (N, M)
+            step = driver.step(indices)
+            self.num_timesteps += n_envs
+            callback.update_locals(locals())
+            if not callback.on_step():
+                return RolloutReturn(step_number * n_envs, 0, continue_training=False)
+            self.episodes.add(step.reward, step.terminated | step.truncated)
+            self.replay_buffer.add_tensors(
+                obs, step.final_obs, indices, step.reward, step.terminated
+            )
+            obs = step.obs
+            self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
+        callback.on_rollout_end()
+        return RolloutReturn(n_steps * n_envs, 0, continue_training=True)
+
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Take `gradient_steps` gradient steps on batches of `batch_size` from the replay."""
         learning_rate = self.lr_schedule(self._current_progress_remaining)
@@ -275,6 +341,7 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
     def dump_logs(self) -> None:
         """Write one row of metrics: means since the last row, and the schedules' positions."""
         self._record_metrics()
+        self._report_episodes()
         remaining = self._current_progress_remaining
         self.logger.record("train/learning_rate", self.lr_schedule(remaining))
         self.logger.record("train/n_updates", self._n_updates)

@@ -9,6 +9,7 @@ import torch
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.checks import check_float, check_int, check_schedule
 from gumbelrl.agents.differentiable_envs import as_differentiable_env, new_driver
+from gumbelrl.agents.episode_counter import EpisodeCounter
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.optimization import clip_gradients_per_member
 from gumbelrl.agents.policies import ShacPolicy
@@ -87,6 +88,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
     }
     policy: ShacPolicy
     estimator: Pathwise
+    episodes: EpisodeCounter
     needs_on_device_env = True
 
     def __init__(
@@ -195,9 +197,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
         self.value_optimizer = torch.optim.Adam(
             self._value_parameters, self.value_lr_schedule(0.0), fused=True
         )
-        shape = (self.n_seeds, self.n_envs)
-        self._episode_return = torch.zeros(shape, device=self.device)
-        self._episode_length = torch.zeros(shape, device=self.device)
+        self.episodes = EpisodeCounter((self.n_seeds, self.n_envs), self.device)
         self.driver: Any = None
         self._stored_driver: dict[str, Tensor] = {}
         if self.env is not None:
@@ -257,6 +257,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
             windows += 1
             if log_interval is not None and windows % log_interval == 0:
                 self.dump_logs()
+        self._report_episodes()
         callbacks.on_training_end()
         return self
 
@@ -268,7 +269,6 @@ class GumbelSHAC(PickleFreeAlgorithm):
         obs = self._obs.detach()
         self._one_hots: list[Tensor] = []
         columns: dict[str, list[Tensor]] = {name: [] for name in Window._fields}
-        finished: list[tuple[Tensor, Tensor, Tensor]] = []
         for _ in range(self.horizon):
             dist = FactoredCategorical(policy.actor(obs), self.actions.nvec, validate=False)
             one_hot = self.estimator.rsample(dist, self.generator)  # (S, N, ΣK)
@@ -280,37 +280,15 @@ class GumbelSHAC(PickleFreeAlgorithm):
             columns["terminated"].append(step.terminated)
             columns["truncated"].append(step.truncated)
             columns["entropies"].append(dist.entropy())
-            finished.append(self._count_episodes(step))
+            self.episodes.add(step.reward, step.terminated | step.truncated)
             obs = step.obs
             self.num_timesteps += self.n_envs
             callback.update_locals(locals())
             if not callback.on_step():
                 return None
         self._obs = obs
-        self._report_episodes(finished)
         callback.on_rollout_end()
         return Window(**{name: torch.stack(column) for name, column in columns.items()})
-
-    def _count_episodes(self, step: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """(ended, return, length) [S, N] after this step; the counters of ended ones restart."""
-        self._episode_return = self._episode_return + step.reward.detach()
-        self._episode_length = self._episode_length + 1
-        done = step.terminated | step.truncated
-        row = (done, self._episode_return, self._episode_length)
-        self._episode_return = self._episode_return.masked_fill(done, 0.0)
-        self._episode_length = self._episode_length.masked_fill(done, 0.0)
-        return row
-
-    def _report_episodes(self, finished: list[tuple[Tensor, Tensor, Tensor]]) -> None:
-        """Hand ended episodes to Stable-Baselines3's statistics: one copy to the host a window."""
-        done, returns, lengths = (
-            torch.stack(column).cpu() for column in zip(*finished, strict=True)
-        )
-        assert self.ep_info_buffer is not None
-        keep = self.ep_info_buffer.maxlen or 100
-        pairs = zip(returns[done][-keep:].tolist(), lengths[done][-keep:].tolist(), strict=True)
-        self.ep_info_buffer.extend({"r": r, "l": int(length)} for r, length in pairs)
-        self._episode_num += int(done.sum())
 
     def _update(self, window: Window) -> None:
         """One actor step through the window, then `value_steps` critic steps on its λ-returns."""
@@ -401,6 +379,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
         """Write one row of metrics: means since the last row, and the schedules' positions."""
         record = self.logger.record
         self._record_metrics()
+        self._report_episodes()
         if self.ep_info_buffer:
             record("rollout/ep_rew_mean", safe_mean([info["r"] for info in self.ep_info_buffer]))
             record("rollout/ep_len_mean", safe_mean([info["l"] for info in self.ep_info_buffer]))
@@ -414,8 +393,8 @@ class GumbelSHAC(PickleFreeAlgorithm):
 
     def _extra_tensors(self) -> dict[str, Tensor]:
         tensors = {
-            "episode_return": self._episode_return,
-            "episode_length": self._episode_length,
+            "episode_returns": self.episodes.returns,
+            "episode_lengths": self.episodes.lengths,
         }
         if self.driver is not None:
             tensors |= {f"driver/{k}": v for k, v in self.driver.state_dict().items()}

@@ -99,19 +99,28 @@ class TensorReplayBuffer:
         `done` with `infos[i]["TimeLimit.truncated"]` is a truncation and does not count as
         termination, so the target still bootstraps from `next_obs`.
         """
-        terminated = np.array(
-            [
-                d and not info.get("TimeLimit.truncated", False)
-                for d, info in zip(done, infos, strict=True)
-            ],
-            dtype=np.float32,
+        truncated = [info.get("TimeLimit.truncated", False) for info in infos]
+        self.add_tensors(
+            torch.as_tensor(obs),
+            torch.as_tensor(next_obs),
+            torch.from_numpy(self.actions_codec.to_indices(action)),
+            torch.as_tensor(reward),
+            torch.from_numpy(done & ~np.array(truncated, dtype=bool)),
         )
+
+    def add_tensors(
+        self, obs: Tensor, next_obs: Tensor, actions: Tensor, rewards: Tensor, terminated: Tensor
+    ) -> None:
+        """Store one step of all N environments: obs [N, ...], factor indices [N, M], the rest [N].
+
+        `next_obs` is each episode's own last observation where it ended; `terminated` is bool.
+        """
         row = self.pos
-        self.obs[row] = torch.as_tensor(obs).view_as(self.obs[row])
-        self.next_obs[row] = torch.as_tensor(next_obs).view_as(self.next_obs[row])
-        self.actions[row] = torch.from_numpy(self.actions_codec.to_indices(action))
-        self.rewards[row] = torch.as_tensor(reward)
-        self.terminated[row] = torch.from_numpy(terminated)
+        self.obs[row] = obs.view_as(self.obs[row])
+        self.next_obs[row] = next_obs.view_as(self.next_obs[row])
+        self.actions[row] = actions
+        self.rewards[row] = rewards
+        self.terminated[row] = terminated
         self.pos += 1
         if self.pos == self.rows:
             self.pos, self.full = 0, True

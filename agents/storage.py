@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import safetensors.torch
 import torch
+from gumbelrl.agents.episode_counter import EpisodeCounter
 from gumbelrl.agents.running_metrics import RunningMetrics
 from gumbelrl.gumbel import Estimator
 from gymnasium import spaces
@@ -170,6 +171,7 @@ class PickleFreeAlgorithm(BaseAlgorithm):
     _FIXED_ON_LOAD = frozenset({"policy_kwargs", "estimator", "ent_coef", "n_seeds", "n_envs"})
     generator: torch.Generator
     estimator: Estimator | None = None
+    episodes: EpisodeCounter | None = None  # where the agent counts them on the device
     metrics: RunningMetrics
 
     def _remember_settings(self, arguments: dict[str, Any]) -> None:
@@ -203,6 +205,11 @@ class PickleFreeAlgorithm(BaseAlgorithm):
         if seed is not None and hasattr(self, "generator"):
             self.generator.manual_seed(seed)
 
+    def _report_episodes(self, wait: bool = True) -> None:
+        """Hand episodes counted on the device to Stable-Baselines3's statistics."""
+        if self.episodes is not None:
+            self._episode_num += self.episodes.report(self.ep_info_buffer, wait)
+
     def _record_metrics(self) -> None:
         """Hand the means since the last row to the logger.
 
@@ -234,6 +241,7 @@ class PickleFreeAlgorithm(BaseAlgorithm):
         """
         if exclude or include:
             raise ValueError("exclude and include are not supported: the file's content is fixed")
+        self._report_episodes()
         tensors = {f"policy/{k}": v for k, v in self.policy.state_dict().items()}
         tensors |= {f"extra/{k}": v.detach() for k, v in self._extra_tensors().items()}
         if self.estimator is not None:

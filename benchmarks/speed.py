@@ -28,11 +28,11 @@ def make_agents(width: int) -> dict[str, Any]:
     from stable_baselines3 import DQN, SAC
 
     shared: dict[str, Any] = {"batch_size": 256, "learning_starts": 300, "device": "cpu", "seed": 0}
-    arch = {"net_arch": [width, width]}
+    arch = {"net_arch": [width, width]}  # copied for each: Stable-Baselines3 writes into it
     each_step = {"train_freq": 1, "gradient_steps": 1}
     agents: dict[str, Any] = {
-        "SB3 SAC": SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=arch, **each_step, **shared),
-        "SB3 DQN": DQN("MlpPolicy", "CartPole-v1", policy_kwargs=arch, **each_step, **shared),
+        "SB3 SAC": SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(arch), **each_step, **shared),
+        "SB3 DQN": DQN("MlpPolicy", "CartPole-v1", policy_kwargs=dict(arch), **each_step, **shared),
     }
     for critic in ("heads", "action_in"):
         agents[f"GumbelSAC, {critic}"] = GumbelSAC(

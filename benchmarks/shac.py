@@ -1,0 +1,137 @@
+"""GumbelSHAC by the clock: training throughput, the price of many seeds, and sparse rewards.
+
+    python -m benchmarks.shac
+
+Throughput is env steps per second of training on CartPole, evaluation left out, beside
+Stable-Baselines3's PPO (rl_zoo3's settings) and A2C, taking turns in one run; the median round
+counts. Sparse: Acrobot and MountainCar pay −1 a step until the goal, so a first-order gradient sees
+nothing but the value function.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+ROUNDS = 5
+
+
+def rates(agents: dict[str, tuple[Any, int]]) -> dict[str, list[float]]:
+    """Seconds per round of each agent; an agent comes with its env steps a round."""
+    for agent, steps in agents.values():
+        agent.learn(steps, log_interval=None)  # warm-up
+    seconds: dict[str, list[float]] = {name: [] for name in agents}
+    for _ in range(ROUNDS):
+        for name, (agent, steps) in agents.items():
+            began = time.perf_counter()
+            agent.learn(steps, reset_num_timesteps=False, log_interval=None)
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def throughput() -> list[str]:
+    """GumbelSHAC at N = 16, 64 and 1,024 beside PPO and A2C."""
+    from gumbelrl.agents import GumbelSHAC
+    from gumbelrl.envs import make_vec_env
+    from stable_baselines3 import A2C
+
+    from benchmarks.cartpole import make_zoo_ppo
+
+    def shac(n_envs: int) -> Any:
+        return GumbelSHAC("MlpPolicy", "CartPole-v1", n_envs=n_envs, seed=0, device="cpu")
+
+    agents: dict[str, tuple[Any, int]] = {
+        "SB3 PPO, zoo settings, 8 envs": (make_zoo_ppo(0), 2_048),
+        "SB3 A2C, 8 envs": (A2C("MlpPolicy", make_vec_env("CartPole-v1", 8), device="cpu"), 4_000),
+        "GumbelSHAC, 16 envs": (shac(16), 16 * 16 * 16),
+        "GumbelSHAC, 64 envs": (shac(64), 64 * 16 * 16),
+        "GumbelSHAC, 1,024 envs": (shac(1024), 1024 * 16 * 4),
+    }
+    seconds = rates(agents)
+    lines = [f"{'training on CartPole-v1':32s} {'steps/s':>10s} {'times PPO':>10s}"]
+    ppo = agents["SB3 PPO, zoo settings, 8 envs"][1] / statistics.median(
+        seconds["SB3 PPO, zoo settings, 8 envs"]
+    )
+    for name, (_, steps) in agents.items():
+        rate = steps / statistics.median(seconds[name])
+        lines.append(f"{name:32s} {rate:10,.0f} {rate / ppo:10.1f}")
+    return lines
+
+
+def price_of_seeds() -> list[str]:
+    """Seconds of S seeds at once over those of one."""
+    from gumbelrl.agents import GumbelSHAC
+
+    steps = 16 * 16 * 16
+    agents = {
+        f"{n_seeds} seeds": (
+            GumbelSHAC("MlpPolicy", "CartPole-v1", n_seeds=n_seeds, seed=0, device="cpu"),
+            steps,
+        )
+        for n_seeds in (1, 4, 16)
+    }
+    seconds = {name: statistics.median(times) for name, times in rates(agents).items()}
+    lines = [f"{'seeds trained at once':32s} {'s':>10s} {'times one':>10s}"]
+    for name, value in seconds.items():
+        lines.append(f"{name:32s} {value:10.2f} {value / seconds['1 seeds']:10.2f}")
+    return lines
+
+
+def sparse() -> list[str]:
+    """Mean return of five seeds on Acrobot and MountainCar, several settings, 200,000 steps."""
+    from gumbelrl.agents import GumbelSHAC
+
+    settings: dict[str, dict[str, Any]] = {
+        "defaults": {},
+        "γ .99, H 32": {"gamma": 0.99, "horizon": 32},
+        "γ .99, H 32, entropy .05": {"gamma": 0.99, "horizon": 32, "ent_coef": 0.05},
+    }
+    lines = [f"{'sparse rewards':20s} {'settings':26s} {'random':>8s} {'mean':>8s}  five seeds"]
+    for id in ("Acrobot-v1", "MountainCar-v0"):
+        for label, chosen in settings.items():
+            agent = GumbelSHAC("MlpPolicy", id, n_seeds=5, seed=0, device="cpu", **chosen)
+            low = agent.evaluate_seeds(100, deterministic=False).mean().item()
+            agent.learn(200_000, log_interval=None)
+            scores = agent.evaluate_seeds(100).tolist()
+            listed = " ".join(f"{score:.0f}" for score in scores)
+            lines.append(
+                f"{id:20s} {label:26s} {low:8.0f} {statistics.mean(scores):8.1f}  {listed}"
+            )
+    return lines
+
+
+def main() -> None:
+    """Print all three tables and store them."""
+    import torch
+
+    sections: dict[str, Callable[[], list[str]]] = {
+        "throughput": throughput,
+        "seeds": price_of_seeds,
+        "sparse": sparse,
+    }
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=list(sections), help="one table, printed, not stored")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.only:
+        print("\n".join(sections[options.only]()))
+        return
+    blocks = []
+    for section in sections.values():
+        blocks.append("\n".join(section()))
+        print(blocks[-1], "\n", flush=True)
+    note = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread"
+    text = "$ python -m benchmarks.shac\n" + "\n\n".join(blocks) + f"\n\n{note}\n"
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "shac.txt").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
