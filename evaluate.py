@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def print_evaluation(settings: EvaluateSettings) -> None:
     """Load the run's agent, play the episodes, print the table."""
     import torch
+    from gumbelrl.configs.build import agent_class, env_factory, select_device
     from gumbelrl.configs.compose import ConfigError, check_config, check_trusted
     from gumbelrl.tracking import RunFolder, best, evaluate, latest, previous, reading
-    from gumbelrl.train import agent_class, env_factory, select_device
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -11,7 +11,6 @@ Overrides are key=value in Hydra's grammar. The keys and their defaults:
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import sys
 import time
@@ -20,11 +19,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from stable_baselines3.common.base_class import BaseAlgorithm
-    from stable_baselines3.common.vec_env import VecEnv
+from typing import Any
 
 # A resumed run is the same run; these are the only keys that may change.
 RESUMABLE = ("total_steps", "stop_at_return", "device", "threads", "trust", "tracking")
@@ -120,25 +115,6 @@ def resumed_config(config: dict[str, Any], given: Sequence[str]) -> dict[str, An
     return check_config({**stored, "resume": str(folder.path), "run_dir": None})
 
 
-def select_device(name: str) -> str:
-    """`auto` is CUDA where there is one; ConfigError for a device that torch does not have."""
-    import torch
-    from gumbelrl.configs.compose import ConfigError
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", name)
-    if kind is None:
-        raise ConfigError(f"device={name} is unknown: use auto, cpu, cuda or cuda:N")
-    n_devices = torch.cuda.device_count()
-    if name != "cpu" and int(kind[1] or 0) >= n_devices:
-        raise ConfigError(
-            f"device={name}, but this torch sees {n_devices} CUDA devices: use device=auto or "
-            "device=cpu, or install a CUDA build of torch"
-        )
-    return name
-
-
 class Run:
     """One training run: build, learn, evaluate, write the run folder, print the table.
 
@@ -189,6 +165,14 @@ class Run:
     def _build(self) -> None:
         """Everything that can refuse its input, before anything is written but the folder."""
         import torch
+        from gumbelrl.configs.build import (
+            agent_name,
+            build_agent,
+            env_factory,
+            env_for_agent,
+            load_agent,
+            select_device,
+        )
         from gumbelrl.configs.compose import ConfigError
         from gumbelrl.tracking import (
             RunFolder,
@@ -431,6 +415,7 @@ class Run:
 
     def _load_state(self, checkpoint: Path) -> None:
         """Put back what `_save_state` wrote beside the agent, and cut later rows of metrics."""
+        from gumbelrl.configs.build import without
         from gumbelrl.tracking import cut_metrics, reading, set_random_state
 
         with reading(checkpoint / "state.json", without(checkpoint)):
@@ -450,81 +435,6 @@ def programs() -> tuple[str, str]:
     if Path(sys.argv[0]).name.startswith("gumbelrl-"):
         return "gumbelrl-train", "gumbelrl-evaluate"
     return "python train.py", "python evaluate.py"
-
-
-def agent_name(target: str) -> str:
-    """The registry's name of an agent class, or the class's own."""
-    from gumbelrl.agents import AGENTS
-
-    for name, cls in AGENTS.items():
-        if target.rpartition(".")[2] == cls.__name__:
-            return name
-    return target.rpartition(".")[2]
-
-
-def env_factory(node: Mapping[str, Any]) -> Callable[[int, int], VecEnv]:
-    """`make_env(n_envs, seed)` from the `env` group."""
-    from hydra.utils import instantiate
-
-    settings = {key: value for key, value in node.items() if key != "n_envs"}
-    factory = instantiate({**settings, "_partial_": True, "_convert_": "all"})
-    return lambda n_envs, seed: factory(n_envs=n_envs, seed=seed)
-
-
-def env_for_agent(env: Mapping[str, Any], agent: Mapping[str, Any]) -> dict[str, Any]:
-    """The `env` group; for an agent that backpropagates through it, our environment of that id."""
-    from gumbelrl.envs.registration import find_on_device_id
-
-    found = find_on_device_id(str(env.get("id")))
-    if found is None or not getattr(agent_class(agent), "needs_on_device_env", False):
-        return dict(env)
-    return {**env, "id": found}
-
-
-def agent_class(node: Mapping[str, Any]) -> Any:
-    """The class that the `agent` group names."""
-    from gumbelrl.configs.compose import resolve_target
-
-    return resolve_target("agent", node["_target_"])
-
-
-def build_agent(node: Mapping[str, Any], env: VecEnv, seed: int, device: str) -> BaseAlgorithm:
-    """A new agent of the `agent` group."""
-    from hydra.utils import instantiate
-
-    factory = instantiate({**node, "_partial_": True, "_convert_": "all"})
-    return factory(env=env, seed=seed, device=device)
-
-
-def load_agent(
-    node: Mapping[str, Any], env: VecEnv, device: str, checkpoint: Path
-) -> BaseAlgorithm:
-    """The agent of the `agent` group as a checkpoint holds it, ready to go on.
-
-    Raises:
-        RunFolderError: a file of the checkpoint is missing, damaged, or of something else.
-    """
-    from gumbelrl.tracking import reading
-
-    with reading(checkpoint / "agent.zip", without(checkpoint)):
-        # Training environments that the checkpoint itself holds are not begun anew.
-        agent = agent_class(node).load(
-            checkpoint / "agent.zip", env=env, device=device, force_reset=False
-        )
-    if hasattr(agent, "load_replay_buffer"):
-        with reading(checkpoint / "replay.safetensors", without(checkpoint)):
-            agent.load_replay_buffer(checkpoint / "replay.safetensors")
-    return agent
-
-
-def without(checkpoint: Path) -> str:
-    """What to do about a checkpoint that cannot be read."""
-    from gumbelrl.tracking import previous
-
-    earlier = previous(checkpoint)
-    if earlier is None:
-        return "there is no earlier checkpoint: start a new run"
-    return f"to go on from {earlier.name}, remove {checkpoint}"
 
 
 if __name__ == "__main__":
