@@ -81,8 +81,7 @@ class Rebar(Estimator):
         """f(D) [B]."""
         layout, dtype = dist.layout, dist.logits.dtype
         noise = gumbel_noise((2, *dist.theta.shape), generator, dist.theta.dtype, dist.theta.device)
-        chosen = choose(dist.theta.detach() + noise[0])
-        d = chosen.to(dist.theta.dtype)  # [B, M, K]
+        d = choose(dist.theta.detach() + noise[0])  # [B, M, K]
         value = check_value(f(layout.flatten(d).to(dtype)), dist)
         if not (torch.is_grad_enabled() and dist.theta.requires_grad):
             return value
@@ -93,7 +92,7 @@ class Rebar(Estimator):
         tune = self.training and self.settings.learning_rate > 0
         phi = self.tuned.phi.detach().to(dist.theta.dtype, copy=True).requires_grad_(tune)
         theta = dist.theta.detach().requires_grad_()
-        z, z_tilde = theta + noise[0], conditional_gumbels(theta, chosen, noise[1])
+        z, z_tilde = theta + noise[0], conditional_gumbels(theta, d.bool(), noise[1])
         # −∞/λ has the derivative ∞ · 0 in λ, so forbidden entries are merely far down.
         both = torch.stack([z, z_tilde]).clamp(min=FAR_DOWN)
         y = (both / phi[1].exp()).softmax(-1)  # S_λ(z), S_λ(z̃) [2, B, M, K]

@@ -94,18 +94,18 @@ class Pathwise(Estimator):
     def relax(self, theta: Tensor, noise: Tensor) -> Tensor:
         """[..., M, K] one-hot of the sample, its gradient that of the estimator."""
         fixed = theta.detach()
-        chosen = choose(fixed + (noise[0] if noise.ndim > theta.ndim else noise))
+        d = choose(fixed + (noise[0] if noise.ndim > theta.ndim else noise))
         if not (theta.requires_grad and torch.is_grad_enabled()):
-            return chosen.to(theta.dtype)
-        return straight_through(theta, chosen, self.terms(fixed, noise, chosen))
+            return d.to(theta.dtype)
+        return straight_through(theta, d, self.terms(fixed, noise, d))
 
-    def terms(self, theta: Tensor, noise: Tensor, chosen: Tensor) -> list[Term]:
+    def terms(self, theta: Tensor, noise: Tensor, d: Tensor) -> list[Term]:
         """The pairs (w, p) of ĝ = Σ w J(p) g.
 
         Args:
             theta: [..., M, K] effective logits, without a graph.
             noise: what `draw` gave.
-            chosen: [..., M, K] bool, the sampled categories, argmax(θ + G).
+            d: [..., M, K] one-hot D of the sampled categories, argmax(θ + G).
         """
         raise NotImplementedError
 

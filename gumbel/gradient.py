@@ -12,17 +12,28 @@ Term = tuple[float | Tensor, Tensor]
 _VECTORISED = 16  # below this many categories torch's softmax on the CPU goes entry by entry …
 _TINY = 512  # … where its gradient is still quicker for so few entries: one call instead of four
 
+_COUNTED = 2**24
+"""Rows from which a sum of ones in float32 may be rounded."""
+
 FAR_DOWN = -1e30
 """Stands for −∞ where a temperature is differentiated: e^(FAR_DOWN/τ) is 0 for every τ < 1e27."""
 
 
-def softmax(x: Tensor, *, shifted: bool = False) -> Tensor:
+def softmax(x: Tensor) -> Tensor:
     """softmax over the last axis [..., K]. With few categories on the CPU it is written out, which
-    is up to 6 times faster there; elsewhere torch's own. `shifted`: the maxima are 0 already."""
+    is up to 6 times faster there; elsewhere torch's own."""
     if x.device.type != "cpu" or x.shape[-1] >= _VECTORISED:
         return x.softmax(-1)
-    e = (x if shifted else x - x.amax(-1, keepdim=True)).exp()
+    e = (x - x.amax(-1, keepdim=True)).exp()
     return e / e.sum(-1, keepdim=True)
+
+
+def softmax_(x: Tensor) -> Tensor:
+    """The same for rows [..., K] whose maxima are 0 already; x is used up."""
+    if x.device.type != "cpu" or x.shape[-1] >= _VECTORISED:
+        return x.softmax(-1)
+    e = x.exp_()
+    return e.div_(e.sum(-1, keepdim=True))
 
 
 def jacobian_product(p: Tensor, x: Tensor) -> Tensor:
@@ -31,7 +42,7 @@ def jacobian_product(p: Tensor, x: Tensor) -> Tensor:
     if quick and x.shape == p.shape:
         return torch._softmax_backward_data(x, p, -1, p.dtype)
     px = p * x
-    return px - p * px.sum(-1, keepdim=True)
+    return torch.addcmul(px, p, px.sum(-1, keepdim=True), value=-1.0)
 
 
 def g_hat(terms: list[Term], g: Tensor) -> Tensor:
@@ -57,10 +68,11 @@ class _StraightThrough(torch.autograd.Function):
     """Forward: the one-hot itself. Backward: ĝ = Σ w J(p) g in closed form."""
 
     @staticmethod
-    def forward(ctx: Any, theta: Tensor, chosen: Tensor, weights: Any, *ps: Tensor) -> Tensor:
+    def forward(ctx: Any, theta: Tensor, d: Tensor, weights: Any, *ps: Tensor) -> Tensor:
         ctx.weights = weights
         ctx.save_for_backward(*ps)
-        return chosen.to(theta.dtype)
+        ctx.mark_dirty(d)  # D itself becomes the sample: no copy, and not a view
+        return d
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
@@ -76,8 +88,8 @@ class _StraightThroughTransformed(torch.autograd.Function):
     backward = _StraightThrough.backward
 
     @staticmethod
-    def forward(theta: Tensor, chosen: Tensor, weights: Any, *ps: Tensor) -> Tensor:
-        return chosen.to(theta.dtype)
+    def forward(theta: Tensor, d: Tensor, weights: Any, *ps: Tensor) -> Tensor:
+        return d.clone()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
@@ -86,7 +98,7 @@ class _StraightThroughTransformed(torch.autograd.Function):
 
 
 def choose(z: Tensor, top: Tensor | float | None = None) -> Tensor:
-    """[..., K] bool, True at the argmax of each row and nowhere else (the first one on a tie).
+    """One-hot D [..., K] in z's dtype: 1 at the argmax of each row (the first one on a tie).
 
     On the CPU comparing with the maximum is 5 times faster than argmax and scatter; where it marks
     several entries of a row, rounding has made a tie, and the argmax decides.
@@ -95,15 +107,16 @@ def choose(z: Tensor, top: Tensor | float | None = None) -> Tensor:
         z: [..., K] perturbed logits, without a graph.
         top: their maxima [..., 1], or the number that all of them are, where known.
     """
-    if z.device.type == "cpu" and z.numel() and not transformed():
-        chosen = z == (z.amax(-1, keepdim=True) if top is None else top)
-        if int(chosen.count_nonzero()) * z.shape[-1] == z.numel():
-            return chosen
-    nothing = torch.zeros_like(z, dtype=torch.bool)
-    return nothing.scatter(-1, z.argmax(-1, keepdim=True), True)
+    if z.device.type == "cpu" and 0 < z.numel() < _COUNTED * z.shape[-1] and not transformed():
+        top = z.amax(-1, keepdim=True) if top is None else top
+        # Ones and zeros straight into z's dtype: by way of bool the same takes 8 times as long.
+        d = torch.eq(z, top, out=torch.empty_like(z))
+        if d.sum().item() * z.shape[-1] == z.numel():
+            return d
+    return torch.zeros_like(z).scatter(-1, z.argmax(-1, keepdim=True), 1.0)
 
 
-def straight_through(theta: Tensor, chosen: Tensor, terms: list[Term]) -> Tensor:
+def straight_through(theta: Tensor, d: Tensor, terms: list[Term]) -> Tensor:
     """Exact one-hot forward, ĝ = Σ w J(p) g to θ backward. First derivatives only.
 
     `one_hot + p − sg(p)` taken left to right is off by a rounding in a fifth of float32 rows; here
@@ -111,7 +124,7 @@ def straight_through(theta: Tensor, chosen: Tensor, terms: list[Term]) -> Tensor
 
     Args:
         theta: [..., K] where the gradient goes.
-        chosen: [..., K] bool, from `choose`.
+        d: [..., K] one-hot, from `choose`; handed over, it becomes the sample.
         terms: (w, p) pairs, constants here.
 
     Returns:
@@ -119,7 +132,7 @@ def straight_through(theta: Tensor, chosen: Tensor, terms: list[Term]) -> Tensor
     """
     weights = tuple(w for w, _ in terms)
     apply = _transformed_apply if transformed() else _apply
-    return apply(theta, chosen, weights, *[p for _, p in terms])
+    return apply(theta, d.to(theta.dtype), weights, *[p for _, p in terms])
 
 
 class _Attach(torch.autograd.Function):

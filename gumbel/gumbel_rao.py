@@ -37,9 +37,9 @@ class GumbelRao(Tempered):
             (1 + self.settings.k, *theta.shape), generator, theta.dtype, theta.device
         )
 
-    def terms(self, theta: Tensor, noise: Tensor, chosen: Tensor) -> list[Term]:
+    def terms(self, theta: Tensor, noise: Tensor, d: Tensor) -> list[Term]:
         # z = θ + G⁽ᵏ⁾, and G⁽ᵏ⁾ is a constant: no gradient through it.
-        z = conditional_gumbels(theta, chosen, noise[1:])  # [k, ..., M, K]
+        z = conditional_gumbels(theta, d.bool(), noise[1:])  # [k, ..., M, K]
         return [(1.0 / (self.settings.k * self.temperature), self.soft(z))]
 
 
@@ -63,7 +63,7 @@ class ReinMaxRao(GumbelRao):
     Settings = ReinMaxRaoSettings
     settings: ReinMaxRaoSettings
 
-    def terms(self, theta: Tensor, noise: Tensor, chosen: Tensor) -> list[Term]:
+    def terms(self, theta: Tensor, noise: Tensor, d: Tensor) -> list[Term]:
         pi = softmax(theta)
-        z = conditional_gumbels((0.5 * (pi + chosen)).log(), chosen, noise[1:])  # [k, ..., M, K]
+        z = conditional_gumbels((0.5 * (pi + d)).log(), d.bool(), noise[1:])  # [k, ..., M, K]
         return [(2.0 / (self.settings.k * self.temperature), self.soft(z)), (-0.5, pi)]

@@ -76,13 +76,13 @@ class LearnedTemperature(nn.Module, Schedule):
             )
             r = torch.autograd.grad(self.unbiased(leaf, f, generator).sum(), leaf.theta)[0]
             noise = estimator.draw(theta, generator)
-            chosen = choose(theta + (noise[0] if noise.ndim > theta.ndim else noise))
-            point = dist.layout.flatten(chosen).to(dist.logits.dtype).requires_grad_()
+            d = choose(theta + (noise[0] if noise.ndim > theta.ndim else noise))
+            point = dist.layout.flatten(d).to(dist.logits.dtype).requires_grad_()
             slope = needs_graph(estimator.name, check_value(f(point), dist), point)
             g = dist.layout.pad(slope.to(theta.dtype), 0.0)
             try:
                 self._trial = self.tuned.phi.detach().requires_grad_()
-                estimate = g_hat(estimator.terms(theta, noise, chosen), g)
+                estimate = g_hat(estimator.terms(theta, noise, d), g)
                 loss = (estimate.square() - 2.0 * estimate * r).sum((-2, -1)).mean()
                 (slope_tau,) = torch.autograd.grad(loss, self._trial)
             finally:

@@ -55,7 +55,7 @@ class STGumbel(Tempered):
 
     name = "st_gumbel"
 
-    def terms(self, theta: Tensor, noise: Tensor, chosen: Tensor) -> list[Term]:
+    def terms(self, theta: Tensor, noise: Tensor, d: Tensor) -> list[Term]:
         return self.term(theta + noise)
 
 
@@ -79,7 +79,7 @@ class StraightThrough(Tempered):
 
     name = "straight_through"
 
-    def terms(self, theta: Tensor, noise: Tensor, chosen: Tensor) -> list[Term]:
+    def terms(self, theta: Tensor, noise: Tensor, d: Tensor) -> list[Term]:
         return self.term(theta)
 
 
@@ -141,8 +141,8 @@ class GappedST(Tempered):
     Settings = GappedSettings
     settings: GappedSettings
 
-    def terms(self, theta: Tensor, noise: Tensor, chosen: Tensor) -> list[Term]:
+    def terms(self, theta: Tensor, noise: Tensor, d: Tensor) -> list[Term]:
         below_top = theta - theta.amax(-1, keepdim=True)  # θ − max θ, −inf where forbidden
         # `where` and not ⊙: ∞ · 0 is NaN on masked logits.
-        shift = torch.where(chosen, -below_top, -(below_top + self.settings.gap).relu())
+        shift = torch.where(d.bool(), -below_top, -(below_top + self.settings.gap).relu())
         return self.term(theta + shift)

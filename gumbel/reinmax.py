@@ -14,6 +14,6 @@ class ReinMax(Tempered):
 
     name = "reinmax"
 
-    def terms(self, theta: Tensor, noise: Tensor, chosen: Tensor) -> list[Term]:
-        m = 0.5 * (self.soft(theta) + chosen)  # D as 0 and 1
+    def terms(self, theta: Tensor, noise: Tensor, d: Tensor) -> list[Term]:
+        m = 0.5 * (self.soft(theta) + d)
         return [(2.0, m), (-0.5, softmax(theta))]

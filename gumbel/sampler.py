@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from gumbelrl.gumbel.choices import fraction, positive
 from gumbelrl.gumbel.distribution import check_mask, check_rows
-from gumbelrl.gumbel.gradient import choose, softmax, straight_through
+from gumbelrl.gumbel.gradient import choose, softmax_, straight_through
 from gumbelrl.gumbel.noise import gumbel_noise, noise_dtype
 from gumbelrl.gumbel.temperature import make_schedule
 from torch import Tensor, nn
@@ -54,21 +54,21 @@ def gumbel_softmax(
         check_mask(mask, theta)
         theta = theta.where(mask, -torch.inf)
     checked = theta.device.type == "cpu" if validate is None else validate
-    noise = gumbel_noise(theta, generator)
     if not hard:
         if checked:
             check_rows(theta)
-        return ((theta + noise) / tau).softmax(-1).to(dtype)
-    z = noise.add_(theta.detach())  # in place, as below: fresh memory costs more than arithmetic
+        return ((theta + gumbel_noise(theta, generator)) / tau).softmax(-1).to(dtype)
+    # In place throughout: fresh memory costs more than arithmetic.
+    z = gumbel_noise(theta, generator).add_(theta.detach())
     top = z.amax(-1, keepdim=True)
     if checked:
         check_rows(theta, top)
     z = z.sub_(top)  # z − max z: 0 at the argmax
-    chosen = choose(z, 0.0)
+    d = choose(z, 0.0)
     if not (theta.requires_grad and torch.is_grad_enabled()):
-        return chosen.to(dtype)
-    y = softmax(z if tau == 1.0 else z.div_(tau), shifted=True)
-    sample = straight_through(theta, chosen, [(1.0 / tau, y)])
+        return d.to(dtype)
+    y = softmax_(z if tau == 1.0 else z.div_(tau))
+    sample = straight_through(theta, d, [(1.0 / tau, y)])
     return sample if dtype == sample.dtype else sample.to(dtype)
 
 

@@ -89,7 +89,7 @@ def test_the_generator_decides(shape):
 def conditionals(theta, n, seed):
     generator = torch.Generator().manual_seed(seed)
     big = theta.expand(n, -1)
-    chosen = choose(big + gumbel_noise(big, generator))
+    chosen = choose(big + gumbel_noise(big, generator)).bool()
     return conditional_gumbels(big, chosen, gumbel_noise(big, generator))
 
 

@@ -16,7 +16,7 @@ def seeded():
 
 
 @pytest.mark.parametrize("tau", [0.1, 0.5, 1.0, 3.0])
-@pytest.mark.parametrize("shape", [(5,), (4, 3), (2, 3, 20)])
+@pytest.mark.parametrize("shape", [(5,), (4, 3), (2, 3, 20), (2, 3000, 7), (2000, 40)])
 def test_the_gradient_is_the_closed_form(tau, shape):
     """J(y) g/τ in float64, with y from the very noise that was drawn."""
     logits = torch.randn(shape, dtype=F64, requires_grad=True)
@@ -84,6 +84,25 @@ def test_no_graph_without_need():
     assert not gumbel_softmax(logits.detach()).requires_grad
     with torch.inference_mode():
         assert gumbel_softmax(logits).sum() == 3
+
+
+@pytest.mark.parametrize("n", [3, 4096])
+def test_the_sample_is_the_callers_own(n):
+    """It may be changed in place, and the gradient follows: it is no view of something kept."""
+    logits = torch.randn(n, 4, dtype=F64, requires_grad=True)
+    g = torch.randn(n, 4, dtype=F64)
+    (want,) = torch.autograd.grad(gumbel_softmax(logits, generator=seeded()), logits, 2 * g)
+    sample = gumbel_softmax(logits, generator=seeded())
+    assert sample.is_contiguous()
+    (got,) = torch.autograd.grad(sample.mul_(2.0), logits, g)
+    torch.testing.assert_close(got, want)
+
+
+def test_ties_leave_one_winner():
+    """float32 logits of 1e8 lie 8 apart, so that G is rounded to multiples of 8 and most tie."""
+    sample = gumbel_softmax(torch.full((5000, 6), 1e8))
+    assert (sample.sum(-1) == 1).all()
+    assert (sample.amax(-1) == 1).all()
 
 
 def test_the_layer_follows_its_schedule():
