@@ -195,7 +195,9 @@ class BatchedDriver:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Go on from a `state_dict` of the same environment, batch axes and kind of device.
+        """Go on from a `state_dict` of the same environment and batch axes.
+
+        From another kind of device the generator's state does not fit; then it stays as seeded.
 
         Raises:
             ValueError: a key is missing, or a shape or dtype is another.
@@ -213,7 +215,9 @@ class BatchedDriver:
                 )
         self.state = state_dict["state"].to(self.device, copy=True)
         self.elapsed = state_dict["elapsed"].to(self.device, copy=True)
-        self.generator.set_state(state_dict["generator"].cpu())
+        generator_state = state_dict["generator"].cpu()
+        if generator_state.shape == self.generator.get_state().shape:
+            self.generator.set_state(generator_state)
 
     def _noise(self, n: int, shape: tuple[int, ...] | None = None) -> Tensor:
         """Standard uniform numbers, [..., n]; each of the n contiguous in memory."""

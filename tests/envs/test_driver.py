@@ -204,6 +204,15 @@ def test_validate_says_which_environment_and_step_became_non_finite():
     driver.step(torch.zeros(3, dtype=torch.int64))  # off: nothing waits, nothing is checked
 
 
+def test_state_dict_of_another_kind_of_device_keeps_the_seeded_generator():
+    driver = BatchedDriver(Counter(), 3, seed=0)
+    stored = driver.state_dict()
+    stored["generator"] = torch.zeros(16, dtype=torch.uint8)  # as long as CUDA's
+    before = driver.generator.get_state()
+    driver.load_state_dict(stored)
+    assert torch.equal(driver.generator.get_state(), before)
+
+
 def test_state_dict_refuses_another_batch():
     driver = BatchedDriver(Counter(), 3, seed=0)
     with pytest.raises(ValueError, match=r"state must have shape \[3, 1\]"):
