@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+
+class HostView:
+    """A tensor for Stable-Baselines3's callbacks, copied to the host only if one looks."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor = tensor
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self._tensor.cpu().numpy(), dtype=dtype)
+
 
 FLUSH_EVERY = 64  # steps between copies to the host
 

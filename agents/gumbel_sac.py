@@ -9,7 +9,7 @@ import torch
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.checks import check_choice, check_float, check_int, check_schedule
 from gumbelrl.agents.critics import CriticObjective, HeadsCritic
-from gumbelrl.agents.episode_counter import EpisodeCounter
+from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.optimization import clip_gradients
 from gumbelrl.agents.policies import GumbelSACPolicy
@@ -230,8 +230,8 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
         policy.set_training_mode(False)
         if self.episodes is None:
             self.episodes = EpisodeCounter((n_envs,), self.device)
+        callback.on_rollout_start()  # may start the environments anew
         self.episodes.begin_at(driver.elapsed)
-        callback.on_rollout_start()
         obs = driver.observe()  # (N, D)
         for step_number in range(1, n_steps + 1):
             dist = policy.dist(obs)
@@ -239,11 +239,13 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
                 dist = FactoredCategorical(torch.zeros_like(dist.logits), dist.nvec, validate=False)
             indices = dist.sample(self.generator)  # (N, M)
             step = driver.step(indices)
+            done = step.terminated | step.truncated
+            dones = HostView(done)
             self.num_timesteps += n_envs
             callback.update_locals(locals())
             if not callback.on_step():
                 return RolloutReturn(step_number * n_envs, 0, continue_training=False)
-            self.episodes.add(step.reward, step.terminated | step.truncated)
+            self.episodes.add(step.reward, done)
             self.replay_buffer.add_tensors(
                 obs, step.final_obs, indices, step.reward, step.terminated
             )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.checks import check_float, check_int, check_schedule
 from gumbelrl.agents.differentiable_envs import as_differentiable_env, new_driver
-from gumbelrl.agents.episode_counter import EpisodeCounter
+from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.optimization import clip_gradients_per_member
 from gumbelrl.agents.policies import ShacPolicy
@@ -43,7 +44,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
     straight-through one-hot, and one backward pass goes through actions, dynamics and rewards.
     The actor climbs
 
-        J = mean_N Σ_starts R_t + α mean H(π),
+        J = (1/H) mean_N Σ_starts R_t + α mean H(π),
         R_t = r_t + γ ((1 − λ_a) V(s_{t+1}) + λ_a R_{t+1}),
 
     where the starts are the window's first step and every step after an episode's end inside it,
@@ -60,10 +61,10 @@ class GumbelSHAC(PickleFreeAlgorithm):
     Args:
         policy: "MlpPolicy", or a subclass of `ShacPolicy`.
         env: the id of one of gumbelrl's on-device environments ("gumbelrl/CartPole-v1", or
-            "CartPole-v1" for short), a Stable-Baselines3 `VecEnv` of one, or its driver.
+            "CartPole-v1" for short), or a Stable-Baselines3 `VecEnv` of one.
         learning_rate: of the actor, > 0: a number or a schedule (see `GumbelSAC`).
         value_learning_rate: of the critic, > 0, likewise.
-        n_envs: N, copies that are unrolled together, >= 1.
+        n_envs: N, copies that are unrolled together, >= 1; the `VecEnv`'s own number is not used.
         horizon: H, steps per window, >= 1.
         gamma: discount, in [0, 1].
         gae_lambda: λ of the critic's targets, in [0, 1].
@@ -73,7 +74,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
         polyak: weight of the new critic in its target, in (0, 1].
         estimator: a pathwise estimator's name, or `{"name": ..., **settings}`.
         temperature: τ > 0 or a schedule; None leaves the estimator's own.
-        ent_coef: α >= 0, or a schedule.
+        ent_coef: α >= 0.
         max_grad_norm: gradients of actor and critic are clipped to this norm, > 0.
         n_seeds: S, >= 1.
         policy_kwargs: `ShacPolicy`'s: `net_arch`, `activation`.
@@ -171,6 +172,8 @@ class GumbelSHAC(PickleFreeAlgorithm):
             seed=seed,
         )
         if _init_setup_model:
+            if env is None:
+                raise ValueError("env must be an environment or its id, got None")
             self._setup_model()
 
     def _setup_model(self) -> None:
@@ -265,6 +268,8 @@ class GumbelSHAC(PickleFreeAlgorithm):
         """H steps of every environment with a graph; None when a callback ends the training."""
         policy, driver = self.policy, self.driver
         callback.on_rollout_start()
+        progress = 1.0 - self._current_progress_remaining
+        self.estimator.set_progress(min(max(progress, 0.0), 1.0))
         driver.detach()
         obs = self._obs.detach()
         self._one_hots: list[Tensor] = []
@@ -280,13 +285,14 @@ class GumbelSHAC(PickleFreeAlgorithm):
             columns["terminated"].append(step.terminated)
             columns["truncated"].append(step.truncated)
             columns["entropies"].append(dist.entropy())
-            self.episodes.add(step.reward, step.terminated | step.truncated)
-            obs = step.obs
+            done = step.terminated | step.truncated
+            dones = HostView(done)
+            self.episodes.add(step.reward, done)
+            obs = self._obs = step.obs
             self.num_timesteps += self.n_envs
             callback.update_locals(locals())
             if not callback.on_step():
                 return None
-        self._obs = obs
         callback.on_rollout_end()
         return Window(**{name: torch.stack(column) for name, column in columns.items()})
 
@@ -295,7 +301,6 @@ class GumbelSHAC(PickleFreeAlgorithm):
         self._n_updates += 1
         keep_metrics = self._n_updates % METRICS_EVERY == 0
         progress = 1.0 - self._current_progress_remaining
-        self.estimator.set_progress(min(max(progress, 0.0), 1.0))
         self.actor_optimizer.param_groups[0]["lr"] = self.lr_schedule(1.0 - progress)
         self.value_optimizer.param_groups[0]["lr"] = self.value_lr_schedule(progress)
 
@@ -443,10 +448,21 @@ class GumbelSHAC(PickleFreeAlgorithm):
         Raises:
             ValueError: no such seed.
         """
-        if not 0 <= index < self.n_seeds:
+        if check_int("index", index, minimum=0) >= self.n_seeds:
             raise ValueError(f"index must be in [0, {self.n_seeds}), got {index}")
-        settings = {**self._settings, "n_seeds": 1}
-        agent = type(self)(self._policy_name, self.env, device=self.device, **settings)
+        settings = deepcopy({**self._settings, "n_seeds": 1})
+        agent = type(self)(
+            self.policy_class,  # type: ignore[arg-type]
+            None,
+            device=self.device,
+            _init_setup_model=False,
+            **settings,
+        )
+        agent._policy_name = self._policy_name
+        agent.observation_space, agent.action_space = self.observation_space, self.action_space
+        agent._setup_model()
+        if self.env is not None:
+            agent.set_env(self.env)
         weights = {k: v[index : index + 1] for k, v in self.policy.state_dict().items()}
         agent.policy.load_state_dict(weights)
         return agent

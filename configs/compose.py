@@ -257,7 +257,7 @@ def _check_policy_kwargs(agent: Any, node: dict[str, Any]) -> None:
     if isinstance(policy, str) and policy not in aliases:
         hint = nearest(policy, aliases)
         raise ConfigError(f"no agent.policy {policy!r}{hint} Allowed: {', '.join(aliases)}")
-    own = {"observation_space", "action_space", "lr_schedule"}
+    own = {"observation_space", "action_space", "lr_schedule", "n_members"}
     parameters = accepted_parameters(aliases[policy])
     names = [name for name in parameters if name not in own]
     for key, value in (node.get("policy_kwargs") or {}).items():

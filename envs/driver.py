@@ -254,7 +254,7 @@ class BatchedDriver:
         if math.isfinite(state.detach().sum()) or bool(state.isfinite().all()):
             return
         *row, column = (int(i) for i in (~state.isfinite()).nonzero()[0])
-        value = float(state[(*row, column)])
+        value = float(state.detach()[(*row, column)])
         name = row[0] if len(row) == 1 else tuple(row)
         raise NonFiniteError(
             f"the state became {value} at index {column} (environment {name}, step "

@@ -1,13 +1,20 @@
 """GumbelSHAC: its gradient, its values, its seeds, and what can be kept of it."""
 
+import gymnasium
 import known_tasks
 import pytest
 import torch
 from gumbelrl.agents import GumbelSHAC
 from gumbelrl.agents.gumbel_shac import Window, lambda_returns
+from gumbelrl.agents.policies import ShacPolicy
 from gumbelrl.envs import make_vec_env
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import (
+    BaseCallback,
+    EvalCallback,
+    StopTrainingOnMaxEpisodes,
+)
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 PATHWISE = ["st_gumbel", "straight_through", "gumbel_rao", "reinmax", "gapped_st"]
 
@@ -191,3 +198,50 @@ def test_gradient_norms_by_depth_are_logged():
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         make(**arguments)
+
+
+def test_a_callback_may_stop_in_the_middle_of_a_window():
+    class Stop(BaseCallback):
+        def _on_step(self):
+            return self.num_timesteps < 3 * 32
+
+    agent = make()
+    agent.learn(10_000, callback=Stop())
+    assert agent.num_timesteps == 3 * 32
+    assert torch.equal(agent._obs, agent.driver.observe())
+
+
+def test_stops_after_a_number_of_episodes():
+    agent = make("CartPole-v1")
+    agent.learn(100_000, callback=StopTrainingOnMaxEpisodes(3))
+    assert agent.num_timesteps < 32 * 200
+
+
+def test_wrappers_that_would_be_left_out_are_refused():
+    vec_env = make_vec_env("gumbelrl/CartPole-v1", 2, seed=0)
+    assert make(VecMonitor(vec_env)).driver is not None
+    with pytest.raises(ValueError, match="VecNormalize around it would be left out"):
+        make(VecNormalize(vec_env))
+    single = gymnasium.make("gumbelrl/CartPole-v1", max_episode_steps=50)
+    assert make(single).driver.max_episode_steps == 50
+    with pytest.raises(ValueError, match="TransformReward around it would be left out"):
+        make(gymnasium.wrappers.TransformReward(single, lambda r: -r))
+
+
+def test_a_state_that_is_not_finite_is_named():
+    with pytest.raises(ValueError, match=r"nan.*environment"):
+        make("Breaking-v0").learn(1_000)
+
+
+def test_members_of_loaded_agents_and_own_policies(tmp_path):
+    class Own(ShacPolicy):
+        pass
+
+    agent = GumbelSHAC(Own, "Walk-v0", n_seeds=2, seed=0, device="cpu", n_envs=4)
+    agent.save(tmp_path / "agent")
+    loaded = GumbelSHAC.load(tmp_path / "agent", policy=Own, device="cpu")
+    member = loaded.member(1)
+    assert isinstance(member.policy, Own)
+    assert torch.equal(member.policy.actor[0].weight[0], agent.policy.actor[0].weight[1])
+    with pytest.raises(ValueError, match="env must be an environment or its id, got None"):
+        GumbelSHAC("MlpPolicy", None)

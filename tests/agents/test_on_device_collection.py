@@ -4,6 +4,7 @@ import torch
 from gumbelrl.agents import GumbelSAC
 from gumbelrl.envs import make_vec_env
 from gumbelrl.envs.registration import make_task
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -51,3 +52,19 @@ def test_wrappers_are_not_left_out():
     agent.learn(800, log_interval=None)
     assert agent.episodes is None  # the ordinary way
     assert env.obs_rms.count > 700
+
+
+def test_environments_started_anew_begin_their_episodes_anew():
+    class Restart(BaseCallback):
+        def _on_rollout_start(self):
+            if self.num_timesteps in (400, 1200):
+                self.training_env.reset()
+
+        def _on_step(self):
+            return True
+
+    agent = make(make_vec_env("gumbelrl/CartPole-v1", 4, seed=0))
+    agent.learn(2_000, callback=Restart(), log_interval=None)
+    agent._report_episodes()
+    assert agent.ep_info_buffer
+    assert all(info["r"] == info["l"] for info in agent.ep_info_buffer)  # +1 a step

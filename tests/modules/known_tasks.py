@@ -75,5 +75,25 @@ class Terminating(Constant):
         super().__init__(terminate=True)
 
 
-for name, limit in (("Bandit", None), ("Walk", 20), ("Constant", 1), ("Terminating", None)):
+class Breaking(Walk):
+    """`Walk` whose state turns NaN with its fourth step."""
+
+    state_dim = observation_dim = 2
+
+    def initial(self, noise: Tensor) -> Tensor:
+        return torch.cat((noise, torch.zeros_like(noise)), -1)
+
+    def transition(self, state: Tensor, one_hot: Tensor, noise: Tensor) -> Tensor:
+        steps = state[..., 1:] + 1
+        moved = super().transition(state[..., :1], one_hot, noise)
+        return torch.cat((moved, steps), -1) + 0 * (3.5 - steps).sqrt()  # √ of a negative is NaN
+
+
+for name, limit in (
+    ("Bandit", None),
+    ("Walk", 20),
+    ("Breaking", 20),
+    ("Constant", 1),
+    ("Terminating", None),
+):
     register_on_device(f"gumbelrl/{name}-v0", f"known_tasks:{name}", limit)
