@@ -1,7 +1,9 @@
-"""One sentence for every wrong name: what was given, what is allowed, which one was meant."""
+"""One sentence for every wrong name or number: what was given, what is allowed, which was meant."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any
 
 
 def unknown_name(kind: str, given: object, allowed: Iterable[str]) -> ValueError:
@@ -12,20 +14,39 @@ def unknown_name(kind: str, given: object, allowed: Iterable[str]) -> ValueError
     return ValueError(f"unknown {kind} {given!r}{hint}; allowed: {', '.join(names)}")
 
 
-def positive(name: str, value: float) -> float:
-    """Return `value`, or raise when it is not a finite number > 0 (a bool is not a number here)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < _INF:
-        raise ValueError(f"{name} must be a finite number > 0, got {value!r}")
+def is_number(value: object) -> bool:
+    """Is it a real number, Python's or NumPy's? A bool is not a number here."""
+    return isinstance(value, (int, float, Real)) and not isinstance(value, bool)
+
+
+def finite(name: str, value: Any) -> float:
+    """Return `value` as a float, or raise when it is not a finite number."""
+    if not is_number(value) or not -_INF < value < _INF:
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
     return float(value)
 
 
-def fraction(name: str, value: float, *, zero: bool = True) -> float:
-    """Return `value`, or raise when it is outside [0, 1] (or (0, 1] where zero makes no sense)."""
-    low = "[0" if zero else "(0"
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not 0 <= value <= 1 or (value == 0 and not zero):
-        raise ValueError(f"{name} must be in {low}, 1], got {value!r}")
+def positive(name: str, value: Any, *, zero: bool = False) -> float:
+    """Return `value` as a float, or raise when it is not a finite number > 0 (>= 0 with zero)."""
+    if not is_number(value) or not 0 <= value < _INF or (value == 0 and not zero):
+        raise ValueError(f"{name} must be a finite number {'>=' if zero else '>'} 0, got {value!r}")
     return float(value)
+
+
+def fraction(name: str, value: Any, *, zero: bool = True, one: bool = True) -> float:
+    """Return `value` as a float, or raise when it is outside [0, 1], an end left out if so told."""
+    inside = is_number(value) and 0 <= value <= 1
+    if not inside or (value == 0 and not zero) or (value == 1 and not one):
+        low, high = "[0" if zero else "(0", "1]" if one else "1)"
+        raise ValueError(f"{name} must be in {low}, {high}, got {value!r}")
+    return float(value)
+
+
+def integer(name: str, value: Any, low: int) -> int:
+    """Return `value` as an int, or raise when it is not an integer >= `low`."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
+        raise ValueError(f"{name} must be an integer >= {low}, got {value!r}")
+    return int(value)
 
 
 _INF = float("inf")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import log
 
 import torch
-from gumbelrl.gumbel.choices import positive
+from gumbelrl.gumbel.choices import finite, integer, positive
 from gumbelrl.gumbel.distribution import FactoredCategorical
 from gumbelrl.gumbel.estimator import Estimator, Objective, check_value, needs_graph
 from gumbelrl.gumbel.gradient import FAR_DOWN, attach_gradient, choose
@@ -29,9 +29,10 @@ class RebarSettings:
     learning_rate: float = 0.01
 
     def __post_init__(self) -> None:
-        positive("temperature", self.temperature)
-        if not -float("inf") < self.eta < float("inf"):
-            raise ValueError(f"eta must be a finite number, got {self.eta!r}")
+        object.__setattr__(self, "eta", finite("eta", self.eta))
+        object.__setattr__(self, "temperature", positive("temperature", self.temperature))
+        rate = positive("learning_rate", self.learning_rate, zero=True)
+        object.__setattr__(self, "learning_rate", rate)
 
 
 class Rebar(Estimator):
@@ -117,6 +118,12 @@ class RelaxSettings(RebarSettings):
 
     hidden: int = 32
     relaxed_f: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "hidden", integer("hidden", self.hidden, 1))
+        if not isinstance(self.relaxed_f, bool):
+            raise ValueError(f"relaxed_f must be True or False, got {self.relaxed_f!r}")
 
 
 class Relax(Rebar):

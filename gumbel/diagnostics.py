@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
+from gumbelrl.gumbel.choices import integer
 from gumbelrl.gumbel.distribution import FactoredCategorical
 from gumbelrl.gumbel.enumeration import Exact, ExactSettings, LocalExpectation
 from gumbelrl.gumbel.estimator import Estimator, Objective
+from gumbelrl.gumbel.registry import make_estimator
 from gumbelrl.gumbel.score import Rloo, RlooSettings
 from torch import Tensor
 
@@ -56,7 +58,7 @@ class _Repeated:
 
 
 def gradient_report(
-    estimator: Estimator,
+    estimator: str | Estimator,
     dist: FactoredCategorical,
     f: Objective,
     n: int = 256,
@@ -75,17 +77,22 @@ def gradient_report(
     call waits for a GPU.
 
     Args:
-        estimator: any.
+        estimator: any, or the name of one with its default settings.
         dist: batch shape [B].
         f: [S..., B, ΣK] -> [S..., B].
         n: draws, >= 2. 64 suffices for a curve in training.
         generator: so that measuring does not move the training's own random stream.
 
     Raises:
-        ValueError: n < 2.
+        ValueError: n < 2 or not an integer, an unknown estimator.
     """
-    if n < 2:
-        raise ValueError(f"gradient_report needs n >= 2 draws to see a spread, got n={n}")
+    try:
+        n = integer("n", n, 2)
+    except ValueError:
+        raise ValueError(
+            f"gradient_report needs n >= 2 draws, an integer, to see a spread, got n={n!r}"
+        ) from None
+    estimator = make_estimator(estimator)
     repeated = _Repeated(f)
     mean, spread = _moments(estimator, dist, repeated, n, generator)
     truth, reference, truth_spread = _truth(

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from operator import index
 from typing import NoReturn
 
 import torch
-from gumbelrl.gumbel.choices import fraction, positive
+from gumbelrl.gumbel.choices import fraction, is_number, positive
 from gumbelrl.gumbel.factors import FactorLayout
+from gumbelrl.gumbel.gradient import transformed
 from gumbelrl.gumbel.noise import gumbel_noise, noise_dtype
 from torch import Tensor
 
@@ -55,7 +57,7 @@ class FactoredCategorical:
             raise ValueError(
                 f"logits must be a floating-point tensor [..., ΣK], got {_describe(logits)}"
             )
-        self.nvec = (logits.shape[-1],) if nvec is None else tuple(int(k) for k in nvec)
+        self.nvec = (logits.shape[-1],) if nvec is None else _sizes(nvec)
         self.layout = FactorLayout(self.nvec)
         if logits.shape[-1] != self.layout.total:
             raise ValueError(
@@ -69,12 +71,20 @@ class FactoredCategorical:
         theta = self.layout.pad(logits.to(noise_dtype(logits.dtype)), -torch.inf)  # [..., M, Kmax]
         if mask is not None:
             theta = theta.where(self.layout.pad(mask, False), -torch.inf)
-        if logits.device.type == "cpu" if validate is None else validate:
-            check_rows(theta)
-        if forward_temperature != 1.0:
+        self.validated = logits.device.type == "cpu" if validate is None else bool(validate)
+        """Are values looked at, here and in `one_hot` and `log_prob`?"""
+        raw = theta
+        if not (is_number(forward_temperature) and forward_temperature == 1.0):
             theta = theta / positive("forward_temperature", forward_temperature)
-        if fraction("uniform_mix", uniform_mix) > 0.0:
-            theta = _mix(theta, uniform_mix)
+        if self.validated and not _sound(theta):  # θ/T shows the faults of θ and its own
+            check_rows(raw)
+            raise ValueError(
+                f"forward_temperature={forward_temperature!r} takes these logits beyond the range "
+                f"of {theta.dtype}; give one nearer to 1"
+            )
+        epsilon = fraction("uniform_mix", uniform_mix)
+        if epsilon > 0.0:
+            theta = _mix(theta, epsilon)
         self.theta = theta
         """Effective logits θ' [..., M, Kmax], masked and padded places −inf: softmax is π'. Every
         estimator works on these, and autograd carries the gradient on to `logits`."""
@@ -91,11 +101,14 @@ class FactoredCategorical:
         dist.theta = theta
         dist.logits = dist.layout.flatten(theta).to(theta.dtype if dtype is None else dtype)
         dist.mask = None
+        dist.validated = False
         return dist
 
     def detach(self) -> "FactoredCategorical":
         """The same distribution without a graph."""
-        return self.from_theta(self.theta.detach(), self.nvec, self.logits.dtype)
+        dist = self.from_theta(self.theta.detach(), self.nvec, self.logits.dtype)
+        dist.validated = self.validated
+        return dist
 
     @property
     def batch_shape(self) -> torch.Size:
@@ -134,16 +147,44 @@ class FactoredCategorical:
         """Most probable action of each factor, int64 [..., M]; the first one on a tie."""
         return self.theta.detach().argmax(-1)
 
-    def one_hot(self, actions: Tensor) -> Tensor:
-        """[..., M] int64 -> [..., ΣK], exact zeros and ones in the logits' dtype."""
+    def one_hot(self, actions: Tensor, *, trusted: bool = False) -> Tensor:
+        """[..., M] int64 -> [..., ΣK], exact zeros and ones in the logits' dtype; `trusted` spares
+        actions that `sample` gave the look at their range."""
+        self._check_actions(actions, trusted)
         shape = (*actions.shape, self.layout.k_max)
         hot = torch.zeros(shape, dtype=self.logits.dtype, device=self.logits.device)
         return self.layout.flatten(hot.scatter_(-1, actions.unsqueeze(-1), 1.0))
 
-    def log_prob(self, actions: Tensor) -> Tensor:
-        """[S..., ..., M] int64 -> [S..., ...]: log π'(a), the sum over factors."""
+    def log_prob(self, actions: Tensor, *, trusted: bool = False) -> Tensor:
+        """[S..., ..., M] int64 -> [S..., ...]: log π'(a), the sum over factors; `trusted` as in
+        `one_hot`."""
+        self._check_actions(actions, trusted)
         log_pi = self.log_pi.expand(*actions.shape, self.layout.k_max)
         return log_pi.gather(-1, actions.unsqueeze(-1)).squeeze(-1).sum(-1)
+
+    def _check_actions(self, actions: Tensor, trusted: bool) -> None:
+        """Raise unless actions are [..., M]; of their range where values are looked at."""
+        if actions.ndim == 0 or actions.shape[-1] != self.layout.m:
+            raise ValueError(
+                f"actions must end in an axis of {self.layout.m}, one index per factor of "
+                f"nvec={list(self.nvec)}, got shape {list(actions.shape)}"
+                + ("; add the axis with actions.unsqueeze(-1)" if self.layout.m == 1 else "")
+            )
+        if trusted or not self.validated or actions.numel() == 0 or transformed():
+            return
+        if self.layout.equal:
+            low, high = torch.aminmax(actions)
+            wrong = low.item() < 0 or high.item() >= self.layout.k_max
+        else:
+            sizes = torch.tensor(self.nvec, device=actions.device)
+            wrong = bool(((actions < 0) | (actions >= sizes)).any())
+        if wrong:
+            sizes = torch.tensor(self.nvec, device=actions.device)
+            where = ((actions < 0) | (actions >= sizes)).nonzero()[0].tolist()
+            raise ValueError(
+                f"actions must be in [0, K) of their factor, nvec={list(self.nvec)}, got "
+                f"{actions[tuple(where)].item()} at index {where}"
+            )
 
     def entropy(self) -> Tensor:
         """[...] entropy in nats, the sum over factors."""
@@ -160,6 +201,16 @@ class FactoredCategorical:
         here = self.pi > 0
         log_ratio = self.log_pi.where(here, 0.0) - other.log_pi.where(here, 0.0)
         return (self.pi * log_ratio).sum((-2, -1))
+
+
+def _sizes(nvec: Sequence[int]) -> tuple[int, ...]:
+    try:
+        return tuple(index(k) for k in nvec)
+    except TypeError:
+        raise ValueError(
+            f"nvec must be a sequence of integers, one size per factor, got {nvec!r}; one factor "
+            "of size K is [K], or None"
+        ) from None
 
 
 def check_mask(mask: Tensor, logits: Tensor) -> None:
@@ -184,11 +235,15 @@ def check_rows(theta: Tensor, top: Tensor | None = None) -> None:
     """Raise when a row [..., K] holds NaN or +inf, or allows nothing. One look at the row maxima
     (`top`, where they are known, of θ or of θ + G) finds all three; on a GPU it waits for the
     device, hence the `validate` switch."""
-    if theta.numel() == 0:
-        return
-    low, high = torch.aminmax(theta.detach().amax(-1) if top is None else top)  # NaN shows in both
-    if low.item() == -torch.inf or not high.item() < torch.inf:
+    if not _sound(theta, top):
         _explain(theta.detach())
+
+
+def _sound(theta: Tensor, top: Tensor | None = None) -> bool:
+    if theta.numel() == 0:
+        return True
+    low, high = torch.aminmax(theta.detach().amax(-1) if top is None else top)  # NaN shows in both
+    return low.item() != -torch.inf and high.item() < torch.inf
 
 
 def _explain(theta: Tensor) -> NoReturn:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
+from gumbelrl.gumbel.choices import integer
 from gumbelrl.gumbel.distribution import FactoredCategorical
 from gumbelrl.gumbel.estimator import Estimator, Objective, check_value
 from gumbelrl.gumbel.gradient import attach_gradient, jacobian_product
@@ -17,8 +18,7 @@ class ExactSettings:
     limit: int = 4096
 
     def __post_init__(self) -> None:
-        if isinstance(self.limit, bool) or not isinstance(self.limit, int) or self.limit < 1:
-            raise ValueError(f"limit must be an integer >= 1, got {self.limit!r}")
+        object.__setattr__(self, "limit", integer("limit", self.limit, 1))
 
 
 class Exact(Estimator):
@@ -51,15 +51,20 @@ class Exact(Estimator):
                     f"f.table() must give {list(pi.shape)}, got {list(values.shape)}: one value "
                     "per action"
                 )
-            return (pi * values.where(pi > 0, 0.0)).sum(-1)
+            return _in_dtype_of(values, (pi * values.where(pi > 0, 0.0)).sum(-1))
         actions = all_actions(dist, self.settings.limit)  # [∏K, M]
         n = len(actions)
         lead = actions.view(n, *[1] * len(dist.batch_shape), dist.layout.m)
         lead = lead.expand(n, *dist.batch_shape, dist.layout.m)  # [∏K, ..., M]
-        values = check_value(f(dist.one_hot(lead)), dist, (n,))  # [∏K, ...]
-        joint = dist.log_prob(lead).exp()
+        values = check_value(f(dist.one_hot(lead, trusted=True)), dist, (n,))  # [∏K, ...]
+        joint = dist.log_prob(lead, trusted=True).exp()
         # f may be anything at a forbidden action: 0 · NaN must not enter.
-        return (joint * values.where(joint > 0, 0.0)).sum(0)
+        return _in_dtype_of(values, (joint * values.where(joint > 0, 0.0)).sum(0))
+
+
+def _in_dtype_of(values: Tensor, expected: Tensor) -> Tensor:
+    """E[f] in f's own dtype, as a value of f would be; of integers it stays a float."""
+    return expected.to(values.dtype) if values.is_floating_point() else expected
 
 
 def all_actions(dist: FactoredCategorical, limit: int) -> Tensor:
@@ -97,7 +102,7 @@ class LocalExpectation(Estimator):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """f(D) [B]. Raises ValueError where ΣK is beyond the limit."""
-        d = dist.one_hot(dist.sample(generator))  # [B, ΣK]
+        d = dist.one_hot(dist.sample(generator), trusted=True)  # [B, ΣK]
         per_factor = getattr(f, "per_factor", None)
         if callable(per_factor):
             flat: Tensor = per_factor(d)  # [B, ΣK]

@@ -140,14 +140,19 @@ class Pathwise(Estimator):
 
 
 def check_value(value: Tensor, dist: FactoredCategorical, lead: tuple[int, ...] = ()) -> Tensor:
-    """Return f's value, or raise when its shape is not [S..., B]."""
+    """Return f's value, integers as floats, or raise when it is not a tensor [S..., B]."""
     want = (*lead, *dist.batch_shape)
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"f must return a tensor of values {list(want)}, got {type(value).__name__}; wrap it "
+            "with torch.as_tensor"
+        )
     if tuple(value.shape) != want:
         raise ValueError(
             f"f must map one-hots {[*want, dist.layout.total]} to values {list(want)}, got "
             f"{list(value.shape)}; one value per row, without a trailing axis"
         )
-    return value
+    return value if value.is_floating_point() else value.to(dist.theta.dtype)
 
 
 def needs_graph(name: str, value: Tensor, point: Tensor, *, create_graph: bool = False) -> Tensor:

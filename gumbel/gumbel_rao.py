@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from gumbelrl.gumbel.choices import integer
 from gumbelrl.gumbel.gradient import Term, softmax
 from gumbelrl.gumbel.noise import conditional_gumbels, gumbel_noise
 from gumbelrl.gumbel.pathwise import TemperatureSettings, Tempered
@@ -17,8 +18,7 @@ class GumbelRaoSettings(TemperatureSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
-            raise ValueError(f"k must be an integer >= 1, got {self.k!r}")
+        object.__setattr__(self, "k", integer("k", self.k, 1))
 
 
 class GumbelRao(Tempered):

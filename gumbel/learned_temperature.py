@@ -15,7 +15,7 @@ from math import log
 import torch
 from gumbelrl.gumbel.choices import positive
 from gumbelrl.gumbel.distribution import FactoredCategorical
-from gumbelrl.gumbel.estimator import Objective, check_value, needs_graph
+from gumbelrl.gumbel.estimator import Objective, Pathwise, check_value, needs_graph
 from gumbelrl.gumbel.gradient import choose, g_hat
 from gumbelrl.gumbel.pathwise import Tempered
 from gumbelrl.gumbel.score import Rloo, RlooSettings
@@ -68,7 +68,21 @@ class LearnedTemperature(nn.Module, Schedule):
         f: Objective,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """One step of τ. Returns the objective before it, a scalar (up to the constant ‖∇‖²)."""
+        """One step of τ. Returns the objective before it, a scalar (up to the constant ‖∇‖²).
+
+        Raises:
+            ValueError: the temperature of `estimator` is not this one, or it is the soft
+                gumbel_softmax, whose sample itself moves with τ.
+        """
+        tunable = isinstance(estimator, Tempered) and type(estimator).terms is not Pathwise.terms
+        if not tunable or estimator.schedule is not self:
+            name = getattr(estimator, "name", type(estimator).__name__)
+            raise ValueError(
+                f"tune moves the temperature of a straight-through estimator that was made with "
+                f"temperature=this LearnedTemperature, got {name!r}"
+                + (" with another temperature" if tunable else ", which has none to tune")
+                + '; e.g. make_estimator("st_gumbel", temperature=tau)'
+            )
         theta = dist.theta.detach()
         with torch.enable_grad():
             leaf = FactoredCategorical.from_theta(

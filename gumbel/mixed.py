@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from gumbelrl.gumbel.choices import fraction
 from gumbelrl.gumbel.distribution import FactoredCategorical
-from gumbelrl.gumbel.estimator import Estimator, Objective
+from gumbelrl.gumbel.estimator import Estimator, Objective, Pathwise
 from gumbelrl.gumbel.gradient import attach_gradient
 from gumbelrl.gumbel.temperature import Schedule, make_schedule
 from torch import Tensor
@@ -34,8 +35,8 @@ class MixedSettings:
                 object.__setattr__(self, "rho", make_schedule(self.rho, "rho", unit=True))
             except ValueError as error:
                 raise ValueError(f'{error} (or rho="measured")') from None
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay of the alignment must be in [0, 1), got {self.decay!r}")
+        decay = fraction("decay of the alignment", self.decay, one=False)
+        object.__setattr__(self, "decay", decay)
 
 
 class Mixed(Estimator):
@@ -52,13 +53,16 @@ class Mixed(Estimator):
     evaluations = "score + pathwise, twice if measured"
     Settings = MixedSettings
     products: Tensor
+    n_calls: Tensor
 
     def __init__(self, settings: MixedSettings | None = None) -> None:
         super().__init__()
         self.settings = MixedSettings() if settings is None else settings
         self.pathwise = _build(self.settings.pathwise)
         self.score = _build(self.settings.score)
+        _check_roles(self.pathwise, self.score)
         self.register_buffer("products", torch.zeros(3))  # running ⟨p, s⟩, ⟨p₁, p₂⟩, ⟨s₁, s₂⟩
+        self.register_buffer("n_calls", torch.zeros(()))
 
     def set_progress(self, p: float) -> None:
         super().set_progress(p)
@@ -120,10 +124,29 @@ class Mixed(Estimator):
             now = torch.stack(
                 [0.25 * ((p1 + p2) * (s1 + s2)).sum(), (p1 * p2).sum(), (s1 * s2).sum()]
             ).to(self.products.dtype)
-            first = (self.products == 0).all()
-            keep = torch.where(first, 0.0, self.settings.decay)
-            self.products = keep * self.products + (1.0 - keep) * now
+            # Rate 1/n until it reaches 1 − decay: one noisy first batch must not set ρ for long.
+            self.n_calls += 1
+            rate = (1.0 / self.n_calls).clamp(min=1.0 - self.settings.decay)
+            self.products = self.products + rate * (now - self.products)
         return attach_gradient(value, dist.theta, g_hat)
+
+
+def _check_roles(pathwise: Estimator, score: Estimator) -> None:
+    """Raise when the two are swapped, nested or of one kind: ρ would mean something else."""
+    if not isinstance(pathwise, Pathwise):
+        raise ValueError(
+            f"mixed needs an estimator that climbs ∂f/∂D as pathwise=, got {_called(pathwise)}; "
+            "take one such as st_gumbel, straight_through or reinmax"
+        )
+    if isinstance(score, (Pathwise, Mixed)):
+        raise ValueError(
+            f"mixed needs an estimator from values as score=, got {_called(score)}; take one such "
+            "as rloo, reinforce or local_expectation"
+        )
+
+
+def _called(estimator: Estimator) -> str:
+    return repr(getattr(estimator, "name", type(estimator).__name__))
 
 
 def _build(spec: Any) -> Estimator:

@@ -37,7 +37,7 @@ class MuProp(Estimator):
     ) -> Tensor:
         """f(D) [B]."""
         actions = dist.sample(generator)
-        value = check_value(f(dist.one_hot(actions)), dist)
+        value = check_value(f(dist.one_hot(actions, trusted=True)), dist)
         if not (torch.is_grad_enabled() and dist.theta.requires_grad):
             return value
         pi = dist.pi.detach()  # [B, M, K]

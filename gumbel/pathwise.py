@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from gumbelrl.gumbel.choices import positive
 from gumbelrl.gumbel.estimator import Pathwise
 from gumbelrl.gumbel.gradient import FAR_DOWN, Term, choose, softmax, straight_through
 from gumbelrl.gumbel.temperature import Schedule, make_schedule
@@ -126,8 +127,7 @@ class GappedSettings(TemperatureSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.gap, bool) or not 0 <= self.gap < float("inf"):
-            raise ValueError(f"gap must be a finite number >= 0, got {self.gap!r}")
+        object.__setattr__(self, "gap", positive("gap", self.gap, zero=True))
 
 
 class GappedST(Tempered):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from gumbelrl.gumbel.choices import unknown_name
+from gumbelrl.gumbel.choices import fraction, integer, unknown_name
 from gumbelrl.gumbel.distribution import FactoredCategorical
 from gumbelrl.gumbel.estimator import Estimator, Objective, check_value
 from gumbelrl.gumbel.gradient import attach_gradient
@@ -37,8 +37,8 @@ class ReinforceSettings:
     def __post_init__(self) -> None:
         if not callable(self.baseline) and self.baseline not in BASELINES:
             raise unknown_name("baseline", self.baseline, (*BASELINES, "a callable dist -> [B]"))
-        if not 0 <= self.decay < 1:
-            raise ValueError(f"decay of the running mean must be in [0, 1), got {self.decay!r}")
+        decay = fraction("decay of the running mean", self.decay, one=False)
+        object.__setattr__(self, "decay", decay)
 
 
 class Reinforce(Estimator):
@@ -63,7 +63,7 @@ class Reinforce(Estimator):
     ) -> Tensor:
         """f(D) [B]."""
         actions = dist.sample(generator)  # [B, M]
-        value = check_value(f(dist.one_hot(actions)), dist)
+        value = check_value(f(dist.one_hot(actions, trusted=True)), dist)
         advantage = (value - self._baseline(dist, f)).detach()
         if self.settings.baseline == "running_mean" and self.training:
             self._update(value.detach())  # after use: b must not depend on this D
@@ -76,17 +76,30 @@ class Reinforce(Estimator):
         if b == "running_mean":
             return self.running_mean
         if callable(b):
-            return check_value(b(dist), dist)
+            return _check_baseline(b(dist), dist, "baseline(dist)")
         if not callable(getattr(f, "baseline", None)):
             raise ValueError('reinforce with baseline="given" needs an f with baseline() -> [B]')
         given: Tensor = f.baseline()  # type: ignore[attr-defined]
-        return check_value(given, dist)
+        return _check_baseline(given, dist, "f.baseline()")
 
     def _update(self, value: Tensor) -> None:
         # Rate 1/n until it reaches 1 − decay: a plain mean first, so that b starts unshrunk.
         self.n_calls += 1
         rate = (1.0 / self.n_calls).clamp(min=1.0 - self.settings.decay)
         self.running_mean += rate * (value.mean() - self.running_mean)
+
+
+def _check_baseline(b: Tensor, dist: FactoredCategorical, source: str) -> Tensor:
+    """Return b [B], to be broadcast over the sample axes [S..., B] of `dist`, or raise."""
+    want = tuple(dist.batch_shape)
+    fits = isinstance(b, Tensor) and b.shape == want[len(want) - b.ndim :] and b.ndim >= bool(want)
+    if not fits:
+        got = list(b.shape) if isinstance(b, Tensor) else type(b).__name__
+        raise ValueError(
+            f"{source} of reinforce must give the baseline {list(want)}, one number per row, got "
+            f"{got}"
+        )
+    return b
 
 
 @dataclass(frozen=True)
@@ -96,10 +109,12 @@ class RlooSettings:
     k: int = 4
 
     def __post_init__(self) -> None:
-        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 2:
+        try:
+            object.__setattr__(self, "k", integer("k", self.k, 2))
+        except ValueError:
             raise ValueError(
                 f"rloo needs k >= 2 samples, got k={self.k!r}; for one sample take reinforce"
-            )
+            ) from None
 
 
 class Rloo(Estimator):
@@ -126,7 +141,7 @@ class Rloo(Estimator):
         k, theta = self.settings.k, dist.theta.detach()
         noise = gumbel_noise((k, *theta.shape), generator, theta.dtype, theta.device)
         actions = (theta + noise).argmax(-1)  # [k, B, M]
-        values = check_value(f(dist.one_hot(actions)), dist, (k,))  # [k, B]
+        values = check_value(f(dist.one_hot(actions, trusted=True)), dist, (k,))  # [k, B]
         mean = values.mean(0)
         advantage = (values - mean).detach() / (k - 1)
         # Σᵢ (fᵢ − f̄) π = 0, so D alone would do; with π the rounding stays small for large f.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from gumbelrl.gumbel.choices import positive
+from gumbelrl.gumbel.distribution import check_rows
 from gumbelrl.gumbel.gradient import choose
 from gumbelrl.gumbel.noise import gumbel_noise
 from torch import Tensor
@@ -63,6 +64,7 @@ def figure(logits: Sequence[float], temperature: float = 0.5, seed: int = 0) -> 
     from matplotlib.figure import Figure
 
     theta = torch.tensor(list(logits), dtype=torch.float64)
+    check_rows(theta)
     generator = torch.Generator().manual_seed(seed)
     noise = gumbel_noise((20_000, len(theta)), generator, torch.float64)
     page = Figure(figsize=(11, 7), layout="constrained")

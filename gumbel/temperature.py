@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from gumbelrl.gumbel.choices import fraction as check_fraction
-from gumbelrl.gumbel.choices import positive, unknown_name
+from gumbelrl.gumbel.choices import is_number, positive, unknown_name
 
 
 class Schedule:
@@ -23,11 +23,21 @@ class Schedule:
         raise NotImplementedError
 
 
+def _to_floats(schedule: Schedule) -> None:
+    """NumPy's numbers become floats: times a tensor they would give an array."""
+    for key, value in list(vars(schedule).items()):
+        if is_number(value):
+            object.__setattr__(schedule, key, float(value))
+
+
 @dataclass(frozen=True)
 class Constant(Schedule):
     """τ(p) = value."""
 
     value: float
+
+    def __post_init__(self) -> None:
+        _to_floats(self)
 
     def __call__(self, p: float) -> float:
         return self.value
@@ -42,6 +52,7 @@ class _Ramp(Schedule):
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
+        _to_floats(self)
         check_fraction("fraction of the schedule", self.fraction, zero=False)
 
     def done(self, p: float) -> float:
@@ -103,10 +114,10 @@ def make_schedule(spec: Any, name: str = "temperature", *, unit: bool = False) -
     """
     if isinstance(spec, Schedule):
         schedule = spec
-    elif isinstance(spec, (int, float)) and not isinstance(spec, bool):
+    elif is_number(spec):
         schedule = Constant(spec)
     elif isinstance(spec, Mapping):
-        schedule = _from_mapping(spec)
+        schedule = _from_mapping(spec, name)
     else:
         raise ValueError(
             f"{name} must be a number {'in [0, 1]' if unit else '> 0'}, a Schedule, or a mapping "
@@ -120,17 +131,27 @@ def make_schedule(spec: Any, name: str = "temperature", *, unit: bool = False) -
     return schedule
 
 
-def _from_mapping(spec: Mapping[Any, Any]) -> Schedule:
+def _from_mapping(spec: Mapping[Any, Any], name: str) -> Schedule:
     given = {str(key): value for key, value in spec.items()}
-    name = given.pop("schedule", "constant" if "value" in given else None)
-    if name not in SCHEDULES:
-        raise unknown_name("schedule", name, SCHEDULES)
-    cls = SCHEDULES[name]
+    if "schedule" not in given and "value" not in given:
+        raise ValueError(
+            f"the mapping for {name} lacks the key 'schedule', one of "
+            f"{', '.join(sorted(SCHEDULES))}; got {dict(spec)!r}"
+        )
+    kind = given.pop("schedule", "constant")
+    if not isinstance(kind, str) or kind not in SCHEDULES:
+        raise unknown_name(f"schedule of {name}:", kind, SCHEDULES)
+    cls = SCHEDULES[kind]
     keys = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for key in given:
         if key not in keys:
-            raise unknown_name(f"key of schedule {name!r}:", key, keys)
+            raise unknown_name(f"key of schedule {kind!r} of {name}:", key, keys)
     missing = [key for key in keys if key != "fraction" and key not in given]
     if missing:
-        raise ValueError(f"schedule {name!r} needs {', '.join(missing)}; got {dict(spec)!r}")
-    return cls(**given)
+        raise ValueError(
+            f"schedule {kind!r} of {name} needs {', '.join(missing)}; got {dict(spec)!r}"
+        )
+    try:
+        return cls(**given)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None

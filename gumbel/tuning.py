@@ -7,6 +7,7 @@ and no agent's optimiser picks the numbers up by accident.
 from typing import Any
 
 import torch
+from gumbelrl.gumbel.choices import positive
 from torch import Tensor, nn
 
 
@@ -24,9 +25,7 @@ class Tuned(nn.Module):
 
     def __init__(self, start: Tensor | None, learning_rate: float) -> None:
         super().__init__()
-        if not 0 <= learning_rate < float("inf"):
-            raise ValueError(f"learning_rate must be a number >= 0, got {learning_rate!r}")
-        self.learning_rate = learning_rate
+        self.learning_rate = positive("learning_rate", learning_rate, zero=True)
         self.register_buffer("phi", torch.zeros(0))
         self.register_buffer("moments", torch.zeros(2, 0))
         self.register_buffer("steps", torch.zeros(()))

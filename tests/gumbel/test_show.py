@@ -40,3 +40,10 @@ def test_bad_values_end_in_one_line(capsys):
         show.main(["--temperature", "0"])
     assert stop.value.code == 2
     assert "temperature must be" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bad", ["nan", "inf"])
+def test_logits_that_are_no_numbers_are_refused(bad, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        show.main(["--logits", bad, "1", "--out", str(tmp_path / "page.png")])
+    assert f"got {bad}" in capsys.readouterr().err

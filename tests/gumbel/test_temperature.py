@@ -59,7 +59,8 @@ def test_every_way_to_write_one():
         ({"schedule": "cosine", "start": 1, "end": math.nan}, ["end of temperature", "nan"]),
         ({"schedule": "exponential", "start": 1, "end": 0}, ["end", "0"]),
         ({"schedule": "linear", "start": 1, "end": 2, "fraction": 0}, ["fraction", "(0, 1]"]),
-        ({"start": 1, "end": 2}, ["schedule", "None", "linear"]),
+        ({"start": 1, "end": 0.5}, ["lacks the key 'schedule'", "linear", "temperature"]),
+        ({"schedule": ["linear"]}, ["['linear']", "exponential"]),
         (Linear(1.0, -1.0), ["end of temperature", "-1.0"]),
     ],
 )
