@@ -1,7 +1,7 @@
 """One distribution for Discrete, MultiDiscrete and MultiBinary actions."""
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from operator import index
 from typing import NoReturn
 
@@ -172,14 +172,10 @@ class FactoredCategorical:
             )
         if trusted or not self.validated or actions.numel() == 0 or transformed():
             return
-        if self.layout.equal:
-            low, high = torch.aminmax(actions)
-            wrong = low.item() < 0 or high.item() >= self.layout.k_max
-        else:
-            sizes = torch.tensor(self.nvec, device=actions.device)
-            wrong = bool(((actions < 0) | (actions >= sizes)).any())
-        if wrong:
-            sizes = torch.tensor(self.nvec, device=actions.device)
+        low, high = torch.aminmax(actions)
+        wrong = low.item() < 0 or high.item() >= self.layout.k_max
+        sizes = _sizes_on(actions.device, self.nvec)
+        if wrong or not (self.layout.equal or bool((actions < sizes).all())):
             where = ((actions < 0) | (actions >= sizes)).nonzero()[0].tolist()
             raise ValueError(
                 f"actions must be in [0, K) of their factor, nvec={list(self.nvec)}, got "
@@ -211,6 +207,11 @@ def _sizes(nvec: Sequence[int]) -> tuple[int, ...]:
             f"nvec must be a sequence of integers, one size per factor, got {nvec!r}; one factor "
             "of size K is [K], or None"
         ) from None
+
+
+@cache
+def _sizes_on(device: torch.device, nvec: tuple[int, ...]) -> Tensor:
+    return torch.tensor(nvec, device=device)  # [M]
 
 
 def check_mask(mask: Tensor, logits: Tensor) -> None:

@@ -19,7 +19,7 @@ class MixedSettings:
 
     Attributes:
         pathwise: name, mapping `{name: reinmax, temperature: 1.1}`, or an estimator.
-        score: likewise; best an unbiased one.
+        score: likewise, one that does not climb ∂f/∂D; best an unbiased one.
         rho: number in [0, 1], a schedule in [0, 1], or "measured".
         decay: of the running alignment, in [0, 1).
     """
