@@ -153,7 +153,7 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         super()._setup_model()
-        self._seed_generator()
+        self._prepare_device()
         policy = self.policy
         if self.actor_objective == "min" and not isinstance(policy.critic, HeadsCritic):
             raise ValueError(

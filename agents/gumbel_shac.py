@@ -189,7 +189,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
             **self.policy_kwargs,
         ).to(self.device)
         self.estimator.to(self.device)
-        self._seed_generator()
+        self._prepare_device()
         policy = self.policy
         self._actor_parameters = list(policy.actor.parameters())
         self._value_parameters = list(policy.value_net.parameters())

@@ -8,6 +8,17 @@ import torch
 from torch import Tensor
 
 
+def flush_denormals(device: torch.device) -> None:
+    """On the CPU, let this thread count numbers below 1e-38 as 0, for every tensor.
+
+    The moments of units that get no gradient decay into that range within a few hundred steps, and
+    processors work on it by microcode: a fused Adam was measured 12 times slower there. Parameters
+    do not notice, because an update so small is lost beside ε and the parameter itself.
+    """
+    if device.type == "cpu":
+        torch.set_flush_denormal(True)
+
+
 @torch.no_grad()
 def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
     """Scale gradients together so that their joint 2-norm is at most `max_norm`.

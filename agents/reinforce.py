@@ -121,7 +121,7 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
         self.rollout_buffer = None  # type: ignore[assignment]
-        self._seed_generator()
+        self._prepare_device()
         policy = self.policy
         self._actor_parameters = [
             *policy.actor.parameters(),

@@ -18,6 +18,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from gumbelrl.agents.episode_counter import EpisodeCounter
+from gumbelrl.agents.optimization import flush_denormals
 from gumbelrl.agents.running_metrics import RunningMetrics
 from gumbelrl.gumbel import Estimator
 from gymnasium import spaces
@@ -184,8 +185,9 @@ class PickleFreeAlgorithm(BaseAlgorithm):
         policy = arguments["policy"]
         self._policy_name = policy if isinstance(policy, str) else policy.__name__
 
-    def _seed_generator(self) -> None:
+    def _prepare_device(self) -> None:
         """One generator on the agent's device draws actions, noise and replay indices."""
+        flush_denormals(self.device)
         self.generator = torch.Generator(self.device)
         if self.seed is None:
             self.generator.seed()
