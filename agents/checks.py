@@ -52,11 +52,6 @@ def check_choice(name: str, value: str, allowed: Collection[str]) -> str:
 def check_schedule(name: str, spec: object) -> Callable[[float], float]:
     """A positive number, a schedule, its settings, or Stable-Baselines3's function of the remaining
     progress, as a function of progress; else ValueError naming it."""
-    if isinstance(spec, Real):
-        return make_schedule(check_float(name, spec, low=0, open_low=True))
     if callable(spec) and not isinstance(spec, Schedule):
         return lambda progress: spec(1.0 - progress)
-    try:
-        return make_schedule(spec)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+    return make_schedule(spec, name)

@@ -270,7 +270,7 @@ def test_entropy_coefficient_moves_towards_the_target():
         ({"temperature": 0.0}, "temperature must be a finite number > 0, got 0.0"),
         ({"polyak": 1.5}, r"polyak must be a number in \(0, 1\], got 1.5"),
         ({"gamma": -0.1}, r"gamma must be a number in \[0, 1\], got -0.1"),
-        ({"learning_rate": 0}, "learning_rate must be a number"),
+        ({"learning_rate": 0}, "learning_rate must be a finite number > 0, got 0"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
         ({"buffer_size": 10}, "batch_size must be <= buffer_size = 10, got 32"),
         ({"ent_coef": "atuo"}, "ent_coef must be a number >= 0 or 'auto', got 'atuo'"),
