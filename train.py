@@ -383,7 +383,8 @@ class Run:
             sync_command=self.wandb.sync_command,
             programs=programs(),
         )
-        Console().print(table)
+        # In a file or a pipe paths and commands stay on one line, to be copied.
+        Console(width=None if sys.stdout.isatty() else 160).print(table)
 
     def _close_env(self) -> None:
         with suppress(Exception):  # nothing more is asked of it

@@ -75,7 +75,9 @@ def main() -> None:
     note = f"{platform.machine()}, one core, torch {torch.__version__}, {rounds} rounds"
     print(f"{text}\n\n{note}")
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "speed.txt").write_text(f"$ python -m benchmarks.speed\n{text}\n\n{note}\n")
+    (RESULTS / "speed.txt").write_text(
+        f"$ python -m benchmarks.speed --rounds {rounds}\n{text}\n\n{note}\n"
+    )
 
 
 if __name__ == "__main__":
