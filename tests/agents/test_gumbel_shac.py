@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 PATHWISE = ["st_gumbel", "straight_through", "gumbel_rao", "reinmax", "gapped_st"]
 
 
-def make(env="Walk-v0", **kwargs):
+def make(env="known/Walk-v0", **kwargs):
     kwargs = {"n_envs": 32, "horizon": 8, "policy_kwargs": {"net_arch": [32]}, **kwargs}
     return GumbelSHAC("MlpPolicy", env, seed=0, device="cpu", **kwargs)
 
@@ -31,7 +31,7 @@ def unroll(agent):
 
 
 def test_gradient_is_the_closed_form_where_straight_through_is_exact():
-    agent = make("Bandit-v0", estimator="straight_through", max_grad_norm=1e9)
+    agent = make("known/Bandit-v0", estimator="straight_through", max_grad_norm=1e9)
     window = unroll(agent)
     dist_logits = agent.policy.actor(window.obs.flatten(0, 2))[0]  # (H·N, ΣK)
     values = torch.tensor(known_tasks.Bandit.values)
@@ -44,7 +44,7 @@ def test_gradient_is_the_closed_form_where_straight_through_is_exact():
 
 
 def test_gradient_reaches_back_through_the_dynamics():
-    agent = make("Walk-v0", estimator="straight_through", horizon=3)
+    agent = make("known/Walk-v0", estimator="straight_through", horizon=3)
     for parameter in agent.policy.value_target.parameters():
         parameter.zero_()
     for parameter in agent.policy.actor[0].parameters():
@@ -82,7 +82,9 @@ def test_lambda_returns_by_hand():
     torch.testing.assert_close(lambda_returns(window, 0.5, 1.0), column(1 + 0.5 * 2, 2, 19, 28))
 
 
-@pytest.mark.parametrize(("env", "value"), [("Constant-v0", 2.0), ("Terminating-v0", 1.0)])
+@pytest.mark.parametrize(
+    ("env", "value"), [("known/Constant-v0", 2.0), ("known/Terminating-v0", 1.0)]
+)
 def test_truncation_bootstraps_and_termination_does_not(env, value):
     agent = make(env, gamma=0.5)
     agent.learn(32 * 8 * 150)
@@ -114,7 +116,7 @@ def test_solves_cartpole_on_gymnasiums_environment():
 
 def test_same_seed_same_weights():
     def weights(seed):
-        agent = GumbelSHAC("MlpPolicy", "Walk-v0", seed=seed, device="cpu", n_envs=4)
+        agent = GumbelSHAC("MlpPolicy", "known/Walk-v0", seed=seed, device="cpu", n_envs=4)
         agent.learn(4 * 16 * 3)
         return torch.cat([p.detach().flatten() for p in agent.policy.parameters()])
 
@@ -126,7 +128,9 @@ def test_saved_agent_goes_on_to_the_bit(tmp_path):
     agent = make()
     agent.learn(32 * 8 * 5)
     agent.save(tmp_path / "agent")
-    loaded = GumbelSHAC.load(tmp_path / "agent", env="Walk-v0", device="cpu", force_reset=False)
+    loaded = GumbelSHAC.load(
+        tmp_path / "agent", env="known/Walk-v0", device="cpu", force_reset=False
+    )
     for each in (agent, loaded):
         each.learn(32 * 8 * 3, reset_num_timesteps=False)
     for a, b in zip(agent.policy.parameters(), loaded.policy.parameters(), strict=True):
@@ -230,14 +234,14 @@ def test_wrappers_that_would_be_left_out_are_refused():
 
 def test_a_state_that_is_not_finite_is_named():
     with pytest.raises(ValueError, match=r"nan.*environment"):
-        make("Breaking-v0").learn(1_000)
+        make("known/Breaking-v0").learn(1_000)
 
 
 def test_members_of_loaded_agents_and_own_policies(tmp_path):
     class Own(ShacPolicy):
         pass
 
-    agent = GumbelSHAC(Own, "Walk-v0", n_seeds=2, seed=0, device="cpu", n_envs=4)
+    agent = GumbelSHAC(Own, "known/Walk-v0", n_seeds=2, seed=0, device="cpu", n_envs=4)
     agent.save(tmp_path / "agent")
     loaded = GumbelSHAC.load(tmp_path / "agent", policy=Own, device="cpu")
     member = loaded.member(1)

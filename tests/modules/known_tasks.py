@@ -96,4 +96,4 @@ for name, limit in (
     ("Constant", 1),
     ("Terminating", None),
 ):
-    register_on_device(f"gumbelrl/{name}-v0", f"known_tasks:{name}", limit)
+    register_on_device(f"known/{name}-v0", f"known_tasks:{name}", limit)
