@@ -204,7 +204,7 @@ def main() -> None:
     if options.seeds == 10 and names == list(AGENTS):
         RESULTS.mkdir(exist_ok=True)
         path.write_text(json.dumps({"machine": machine, "runs": results}))
-        command = "python -m benchmarks.cartpole"
+        command = f"python -m benchmarks.cartpole --workers {options.workers}"
         (RESULTS / "cartpole.txt").write_text(f"$ {command}\n{text}\n\n{machine}\n")
         plot(results)
 

@@ -6,7 +6,7 @@
 
 Scores are (R − random) / (reference − random) of deterministic policies over 256 episodes; the
 references are the environments' own. All agents have two hidden layers of 128 units and γ = 0.95,
-and each had three or four settings tried on coupled control with 8 factors. Seeds of GumbelSHAC
+and each had two to five settings tried on coupled control with 8 factors. Seeds of GumbelSHAC
 train together in one process. Finished runs are kept in benchmarks/results/pathwise.json.
 """
 
