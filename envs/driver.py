@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from gumbelrl.envs.on_device import OnDeviceEnv
+from gumbelrl.envs.on_device import OnDeviceEnv, check_task
 from torch import Tensor
 
 
@@ -52,9 +52,10 @@ class BatchedDriver:
             otherwise. It waits for the device, so it is off here and on in the adapters on the CPU.
 
     Raises:
-        ValueError: n_envs or max_episode_steps below 1; an action of the wrong shape, dtype or
-            device. That a float action is a one-hot is not checked.
-        NonFiniteError: with `validate`, a state that is NaN or infinite.
+        ValueError: n_envs or max_episode_steps below 1, a task whose actions do not count from 0,
+            a device that is not there; an action of the wrong type, shape, dtype or device. That a
+            float action is a one-hot is not checked.
+        NonFiniteError: with `validate`, a state or a reward that is NaN or infinite.
     """
 
     def __init__(
@@ -70,8 +71,8 @@ class BatchedDriver:
     ) -> None:
         self.batch_shape = _batch_shape(n_envs)
         self.n_envs = math.prod(self.batch_shape)
-        if not isinstance(env, OnDeviceEnv):
-            raise ValueError(f"env must be an OnDeviceEnv, got {type(env).__name__}")
+        check_task(env)
+        device = usable_device(device)
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype must be torch.float32 or torch.float64, got {dtype}")
         if max_episode_steps is None:
@@ -125,9 +126,10 @@ class BatchedDriver:
         one_hot = self.one_hot(action)  # [..., ΣK]
         noise = self._noise(self.env.n_transition_noise)
         next_state = self.env.transition(self.state, one_hot, noise)  # [..., S]
-        if self.validate:
-            self._check_finite(next_state)
         reward = self.env.reward(self.state, one_hot, next_state)  # [...]
+        if self.validate:
+            self._check_finite("state", next_state)
+            self._check_finite("reward", reward.unsqueeze(-1))
         final_obs = self.env.observe(next_state)  # [..., D]
         terminated = self.env.terminated(next_state)  # [...]
         elapsed = self.elapsed + 1
@@ -147,6 +149,8 @@ class BatchedDriver:
 
     def one_hot(self, action: Tensor) -> Tensor:
         """A checked action as float one-hot [..., ΣK]; indices [..., M] are converted."""
+        if not isinstance(action, Tensor):
+            raise ValueError(f"an action must be a torch tensor, got {type(action).__name__}")
         if action.device != self.device:
             raise ValueError(
                 f"the action is on {action.device}, the environments are on {self.device}; "
@@ -249,17 +253,30 @@ class BatchedDriver:
             self._obs = torch.where(ended.unsqueeze(-1), self.env.observe(fresh), final_obs)
         self.elapsed = elapsed.masked_fill(ended, 0)
 
-    def _check_finite(self, state: Tensor) -> None:
+    def _check_finite(self, field: str, values: Tensor) -> None:
+        """Raise NonFiniteError if one of `values` [..., n] is NaN or infinite."""
         # One pass in the ordinary case: a sum is finite unless a term is not (or it overflows).
-        if math.isfinite(state.detach().sum()) or bool(state.isfinite().all()):
+        if math.isfinite(values.detach().sum()) or bool(values.isfinite().all()):
             return
-        *row, column = (int(i) for i in (~state.isfinite()).nonzero()[0])
-        value = float(state.detach()[(*row, column)])
+        *row, column = (int(i) for i in (~values.isfinite()).nonzero()[0])
+        value = float(values.detach()[(*row, column)])
         name = row[0] if len(row) == 1 else tuple(row)
+        place = f" at index {column}" if field == "state" else ""
         raise NonFiniteError(
-            f"the state became {value} at index {column} (environment {name}, step "
+            f"the {field} became {value}{place} (environment {name}, step "
             f"{int(self.elapsed[tuple(row)]) + 1} of its episode); nothing was returned"
         )
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """`device` if tensors and random numbers can be made on it, else ValueError."""
+    try:
+        chosen = torch.device(device)
+        torch.Generator(chosen)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise ValueError(f"device {device!r} cannot be used here: {reason}") from error
+    return chosen
 
 
 def _batch_shape(n_envs: int | tuple[int, ...]) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gumbelrl.envs.driver import BatchedDriver, NonFiniteError
+from gumbelrl.envs.driver import BatchedDriver, NonFiniteError, usable_device
 from gumbelrl.envs.registration import find_on_device_id, make_task
 from gumbelrl.envs.vec_env import OnDeviceVecEnv
 from gymnasium.error import DependencyNotInstalled
@@ -67,7 +67,7 @@ def make_env(
     """
     if max_episode_steps is not None and max_episode_steps < 1:
         raise MakeEnvError(f"max_episode_steps must be >= 1 or null, got {max_episode_steps}")
-    arguments = dict(kwargs or {})
+    arguments = _constructor_arguments(id, kwargs)
     if render_mode is not None:  # environments that draw nothing need not know the argument
         arguments["render_mode"] = render_mode
     try:
@@ -131,10 +131,11 @@ def make_vec_env(
     if vectorization not in vectorizers:
         raise MakeEnvError(f"vectorization must be 'sync' or 'async', got {vectorization!r}")
 
+    arguments = _constructor_arguments(id, kwargs)
     plain = not wrappers and render_mode is None and vectorization == "sync"
     if plain and id == find_on_device_id(id):
         batched = OnDeviceVecEnv(
-            make_driver(id, n_envs, max_episode_steps=max_episode_steps, **(kwargs or {}))
+            make_driver(id, n_envs, max_episode_steps=max_episode_steps, **arguments)
         )
         batched.seed(seed)
         return batched
@@ -180,13 +181,14 @@ def make_driver(
         MakeEnvError: unknown id, or arguments that the environment or the driver refuses.
     """
     try:
+        device = usable_device(device)
         return BatchedDriver(
             make_task(id, **kwargs),
             n_envs,
             device=device,
             seed=seed,
             max_episode_steps=max_episode_steps,
-            validate=torch.device(device).type == "cpu",
+            validate=device.type == "cpu",
         )
     except ValueError as error:
         raise MakeEnvError(str(error)) from error
@@ -263,6 +265,19 @@ class FiniteCheck(VecEnvWrapper):
             "Repair the environment, or clip in a wrapper such as "
             "gymnasium.wrappers.TransformObservation"
         )
+
+
+def _constructor_arguments(id: str, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """`kwargs` as a dict; refused where they name what stands beside them."""
+    arguments = dict(kwargs or {})
+    ours = id == find_on_device_id(id)  # their constructors describe a task: no batch, no seed
+    for name in ("id", "max_episode_steps", *(("n_envs", "seed", "device") if ours else ())):
+        if name in arguments:
+            raise MakeEnvError(
+                f"kwargs go to the environment's constructor; give {name}={arguments[name]!r} "
+                "beside them"
+            )
+    return arguments
 
 
 def nearest_ids(id: str, n: int = 3) -> list[str]:

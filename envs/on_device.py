@@ -98,6 +98,35 @@ class OnDeviceEnv:
         return cache[key]
 
 
+def check_task(task: object) -> OnDeviceEnv:
+    """`task` if it is an `OnDeviceEnv` whose action space counts its `nvec` from 0.
+
+    Drivers and agents count actions from 0; a space that starts elsewhere would shift every action
+    by its start, silently.
+
+    Raises:
+        ValueError: it is not, or it does not.
+    """
+    if not isinstance(task, OnDeviceEnv):
+        raise ValueError(f"env must be an OnDeviceEnv, got {type(task).__name__}")
+    name, space = type(task).__name__, task.action_space
+    if isinstance(space, gymnasium.spaces.Discrete):
+        counts: tuple[int, ...] = (int(space.n),)
+    elif isinstance(space, gymnasium.spaces.MultiDiscrete):
+        counts = tuple(int(n) for n in space.nvec.flat)
+    else:
+        raise ValueError(f"the action space of {name} must be Discrete or MultiDiscrete: {space}")
+    if np.any(space.start):
+        start = np.asarray(space.start).tolist()
+        raise ValueError(
+            f"the actions of {name} start at {start}, but an on-device environment counts them "
+            "from 0: leave out `start`, and add it in `transition` where it matters"
+        )
+    if counts != tuple(task.nvec):
+        raise ValueError(f"{name} has nvec {tuple(task.nvec)}, but its action space is {space}")
+    return task
+
+
 def columns(*numbers: Tensor) -> Tensor:
     """Put numbers [...] side by side, [..., len(numbers)], each contiguous in memory.
 

@@ -27,9 +27,14 @@ def register_on_device(id: str, task: str, max_episode_steps: int | None) -> Non
 
     Args:
         id: "namespace/Name-v0".
-        task: "module:Class"; imported when it is first made.
+        task: "module:Class"; imported, and its action space checked, when it is first made.
         max_episode_steps: the time limit that Gymnasium applies; the class's own.
+
+    Raises:
+        ValueError: `task` does not read "module:Class".
     """
+    if not all(task.partition(":")):
+        raise ValueError(f"task must be 'module:Class', got {task!r}")
     _TASKS[id] = task
     if id in gymnasium.registry:
         return
@@ -59,16 +64,20 @@ def make_task(id: str, **kwargs: Any) -> OnDeviceEnv:
     """The task of an id such as "gumbelrl/CartPole-v1", or "CartPole-v1" for short.
 
     Raises:
-        ValueError: unknown id, or arguments that the task refuses.
+        ValueError: unknown id, arguments that the task refuses, or a task whose action space does
+            not count its `nvec` from 0.
     """
     found = find_on_device_id(id)
     if found is None:
         raise ValueError(f"no on-device environment {id!r}; there are {', '.join(on_device_ids())}")
     module, _, name = _TASKS[found].partition(":")
     try:
-        return getattr(import_module(module), name)(**kwargs)
+        task = getattr(import_module(module), name)(**kwargs)
     except TypeError as error:
         raise ValueError(f"{found} refuses its arguments {kwargs}: {error}") from error
+    from gumbelrl.envs.on_device import check_task  # brings torch, as the task did
+
+    return check_task(task)
 
 
 for _name, _task, _steps in (

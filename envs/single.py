@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import torch
 from gumbelrl.envs.driver import BatchedDriver, NonFiniteError
-from gumbelrl.envs.on_device import OnDeviceEnv
+from gumbelrl.envs.on_device import OnDeviceEnv, check_task
 from gumbelrl.envs.registration import make_task
 
 
@@ -32,7 +32,7 @@ class SingleEnv(gymnasium.Env):
     ) -> None:
         if render_mode is not None:
             raise ValueError(f"render_mode must be None, got {render_mode!r}; nothing is drawn")
-        self.task = make_task(task, **kwargs) if isinstance(task, str) else task
+        self.task = make_task(task, **kwargs) if isinstance(task, str) else check_task(task)
         self.observation_space = self.task.observation_space
         self.action_space = self.task.action_space
         self.state: torch.Tensor | None = None  # (S,)
@@ -55,12 +55,12 @@ class SingleEnv(gymnasium.Env):
         """
         if self.state is None:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
-        check_indices(np.asarray(action), self.action_space.shape or ())
-        if not self.action_space.contains(action):
+        indices = as_indices(action, self.action_space.shape or ())
+        if not self.action_space.contains(indices):
             raise ValueError(f"the action must be in {self.action_space}, got {action!r}")
         one_hot = torch.zeros(sum(self.task.nvec))
         start = 0
-        for k, index in zip(self.task.nvec, np.atleast_1d(action), strict=True):
+        for k, index in zip(self.task.nvec, np.atleast_1d(indices), strict=True):
             one_hot[start + int(index)] = 1.0
             start += k
         with torch.no_grad():
@@ -98,8 +98,11 @@ class SingleEnv(gymnasium.Env):
             return self.task.observe(self.state).numpy()
 
 
-def check_indices(actions: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless `actions` are integers of this shape."""
+def as_indices(actions: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """`actions` as an array; ValueError unless they are integers of this shape."""
+    if isinstance(actions, torch.Tensor):
+        actions = actions.numpy(force=True)  # a soft action may carry a graph: told below
+    actions = np.asarray(actions)
     if actions.dtype.kind not in "iu":
         raise ValueError(
             f"this environment wants action indices (integers), got {actions.dtype} of shape "
@@ -107,3 +110,4 @@ def check_indices(actions: np.ndarray, shape: tuple[int, ...]) -> None:
         )
     if actions.shape != shape:
         raise ValueError(f"actions must have shape {shape}, got {actions.shape}")
+    return actions

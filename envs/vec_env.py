@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from gumbelrl.envs.driver import BatchedDriver
-from gumbelrl.envs.single import check_indices
+from gumbelrl.envs.single import as_indices
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -51,8 +51,7 @@ class OnDeviceVecEnv(VecEnv):
 
     def step_async(self, actions: np.ndarray) -> None:
         """Take action indices, [N] or [N, M]; ValueError for a soft action or a wrong shape."""
-        actions = np.asarray(actions)
-        check_indices(actions, self._action_shape)
+        actions = as_indices(actions, self._action_shape)
         indices = torch.from_numpy(actions.astype(np.int64, copy=False))
         self._actions = indices.to(self.driver.device)
 

@@ -7,10 +7,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
-from gumbelrl.envs.driver import BatchedDriver
+from gumbelrl.envs.driver import BatchedDriver, usable_device
 from gumbelrl.envs.on_device import OnDeviceEnv
 from gumbelrl.envs.registration import make_task
-from gumbelrl.envs.single import check_indices
+from gumbelrl.envs.single import as_indices
 from gymnasium.vector.utils import batch_space
 
 
@@ -45,12 +45,13 @@ class OnDeviceVectorEnv(gymnasium.vector.VectorEnv):
     ) -> None:
         if render_mode is not None:
             raise ValueError(f"render_mode must be None, got {render_mode!r}; nothing is drawn")
+        device = usable_device(device)
         self.driver = BatchedDriver(
             make_task(task, **kwargs) if isinstance(task, str) else task,
             num_envs,
             device=device,
             max_episode_steps=max_episode_steps,
-            validate=torch.device(device).type == "cpu",
+            validate=device.type == "cpu",
         )
         self.num_envs = num_envs
         self.single_observation_space = self.driver.env.observation_space
@@ -78,8 +79,7 @@ class OnDeviceVectorEnv(gymnasium.vector.VectorEnv):
             ValueError: a soft action, a wrong shape, an index out of range.
             NonFiniteError: a state became NaN or infinite.
         """
-        actions = np.asarray(actions)
-        check_indices(actions, self.action_space.shape or ())
+        actions = as_indices(actions, self.action_space.shape or ())
         indices = torch.from_numpy(actions.astype(np.int64, copy=False)).to(self.driver.device)
         with torch.no_grad():
             step = self.driver.step(indices)

@@ -2,9 +2,11 @@
 
 import math
 
+import gymnasium
+import numpy as np
 import pytest
 import torch
-from gumbelrl.envs import BatchedDriver, NonFiniteError, OnDeviceEnv, OnDeviceVecEnv
+from gumbelrl.envs import BatchedDriver, NonFiniteError, OnDeviceEnv, OnDeviceVecEnv, SingleEnv
 
 
 class Counter(OnDeviceEnv):
@@ -14,6 +16,7 @@ class Counter(OnDeviceEnv):
     nvec = (2,)
     n_initial_noise = 1
     max_episode_steps = 4
+    action_space = gymnasium.spaces.Discrete(2)
 
     def __init__(self, start: float = 0.0) -> None:
         self.start = start
@@ -33,6 +36,12 @@ class Counter(OnDeviceEnv):
 
     def terminated(self, state):
         return state[..., 0] >= 3
+
+
+class FromOne(Counter):
+    """Declares actions 1 and 2."""
+
+    action_space = gymnasium.spaces.Discrete(2, start=1)
 
 
 class Endless(Counter):
@@ -168,13 +177,31 @@ def test_wrong_arguments():
         BatchedDriver(Counter(), 1, dtype=torch.float16)
     with pytest.raises(ValueError, match="env must be an OnDeviceEnv, got str"):
         BatchedDriver("CartPole-v1", 1)
+    with pytest.raises(ValueError, match="device 'gpu' cannot be used here: Expected one of cpu"):
+        BatchedDriver(Counter(), 1, device="gpu")
     with pytest.raises(ValueError, match="one batch axis"):
         OnDeviceVecEnv(BatchedDriver(Counter(), (2, 3)))
+
+
+def test_actions_that_do_not_count_nvec_from_0_are_refused():
+    with pytest.raises(ValueError, match="actions of FromOne start at 1, but an on-device"):
+        BatchedDriver(FromOne(), 1)
+    task = Counter()
+    task.action_space = gymnasium.spaces.MultiDiscrete([2, 3], start=[0, 5])
+    with pytest.raises(ValueError, match=r"actions of Counter start at \[0, 5\]"):
+        SingleEnv(task)
+    task.action_space = gymnasium.spaces.MultiDiscrete([2, 3])
+    with pytest.raises(ValueError, match=r"Counter has nvec \(2,\), but its action space is Mul"):
+        BatchedDriver(task, 1)
+    task.action_space = gymnasium.spaces.Box(0, 1)
+    with pytest.raises(ValueError, match="of Counter must be Discrete or MultiDiscrete: Box"):
+        BatchedDriver(task, 1)
 
 
 @pytest.mark.parametrize(
     ("action", "message"),
     [
+        (np.zeros((3, 2)), "an action must be a torch tensor, got ndarray"),
         (torch.zeros(3, 3), r"one-hot action must have shape \[3, 2\], got \[3, 3\]"),
         (torch.zeros(2, dtype=torch.int64), r"indices must have shape \[3, 1\], got \[2\]"),
         (torch.zeros(3, dtype=torch.int32), "got torch.int32"),
@@ -202,6 +229,18 @@ def test_validate_says_which_environment_and_step_became_non_finite():
         driver.step(torch.zeros(3, dtype=torch.int64))
     driver.validate = False
     driver.step(torch.zeros(3, dtype=torch.int64))  # off: nothing waits, nothing is checked
+
+
+def test_validate_looks_at_rewards_too():
+    class Unpriced(Endless):
+        def reward(self, state, one_hot, next_state):
+            return next_state[..., 0] / (next_state[..., 0] - 2)  # not at 2
+
+    driver = BatchedDriver(Unpriced(), (2, 2), seed=0, validate=True)
+    with pytest.raises(
+        NonFiniteError, match=r"reward became inf \(environment \(1, 0\), step 1 of"
+    ):
+        driver.step(torch.tensor([[0, 0], [1, 0]]))
 
 
 def test_state_dict_of_another_kind_of_device_keeps_the_seeded_generator():

@@ -17,11 +17,13 @@ from gumbelrl.envs import (
     OnDeviceVecEnv,
     SingleEnv,
     make_driver,
+    make_env,
     make_task,
     make_vec_env,
     on_device_ids,
     registration,
 )
+from gumbelrl.envs.cartpole import CartPole
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from stable_baselines3.common.env_checker import check_env as check_env_of_sb3
@@ -302,6 +304,10 @@ def test_adapters_refuse_soft_actions(id, soft):
     single.reset(seed=0)
     with pytest.raises(ValueError, match="wants action indices"):
         single.step(soft)
+    with pytest.raises(ValueError, match="wants action indices"):  # a graph is no excuse
+        single.step(torch.from_numpy(soft).requires_grad_())
+    with pytest.raises(ValueError, match="wants action indices"):
+        make_vec_env("gumbelrl/" + id, 1).step(torch.from_numpy(soft[None]).requires_grad_())
     with pytest.raises(ValueError, match="wants action indices"):
         make_vec_env("gumbelrl/" + id, 2).step(np.stack((soft, soft)))
     with pytest.raises(ValueError, match="wants action indices"):
@@ -342,6 +348,8 @@ def test_wrong_ids_and_arguments():
         make_driver("CartPole-v1", 4, gravity=3.7)
     with pytest.raises(MakeEnvError, match="n_envs must be an integer >= 1"):
         make_driver("CartPole-v1", 0)
+    with pytest.raises(MakeEnvError, match="device 'gpu' cannot be used here"):
+        make_driver("CartPole-v1", 4, device="gpu")
     with pytest.raises(ValueError, match="render_mode must be None"):
         SingleEnv("CartPole-v1", render_mode="human")
     for id, arguments, message in (
@@ -353,6 +361,37 @@ def test_wrong_ids_and_arguments():
     ):
         with pytest.raises(MakeEnvError, match=message):
             make_driver(id, 1, **arguments)
+
+
+@pytest.mark.parametrize("make", [make_env, make_vec_env])
+def test_arguments_that_stand_beside_kwargs(make):
+    for id in ("gumbelrl/CartPole-v1", "CartPole-v1"):
+        with pytest.raises(MakeEnvError, match="give max_episode_steps=7 beside them"):
+            make(id, kwargs={"max_episode_steps": 7})
+    with pytest.raises(MakeEnvError, match="give seed=3 beside them"):
+        make_vec_env("gumbelrl/CartPole-v1", kwargs={"seed": 3})
+
+
+class FromTwo(CartPole):
+    """Declares actions 2 and 3."""
+
+    action_space = gymnasium.spaces.Discrete(2, start=2)
+
+
+def test_registered_tasks_are_checked_when_made(monkeypatch):
+    with pytest.raises(ValueError, match="task must be 'module:Class', got 'CartPole'"):
+        registration.register_on_device("test/FromTwo-v0", "CartPole", None)
+    monkeypatch.setitem(sys.modules, "from_two", types.ModuleType("from_two"))
+    sys.modules["from_two"].FromTwo = FromTwo
+    try:
+        registration.register_on_device("test/FromTwo-v0", "from_two:FromTwo", None)
+        message = "actions of FromTwo start at 2, but an on-device environment counts them from 0"
+        for make in (make_driver, make_vec_env, gymnasium.make, gymnasium.make_vec):
+            with pytest.raises(ValueError, match=message):
+                make("test/FromTwo-v0")
+    finally:
+        gymnasium.registry.pop("test/FromTwo-v0", None)
+        registration._TASKS.pop("test/FromTwo-v0", None)
 
 
 def test_every_on_device_environment_has_a_configuration():
