@@ -1,15 +1,18 @@
 """CartPole-v1 to a mean return of 475: our agents beside Stable-Baselines3's PPO.
 
     python -m benchmarks.cartpole              ten seeds each, the table and the learning curves
-    python -m benchmarks.cartpole --seeds 3 --agents gumbel_sac,ppo
+    python -m benchmarks.cartpole --agents rejax_ppo      ten seeds, put beside the stored ones
+    python -m benchmarks.cartpole --seeds 3 --agents gumbel_sac,ppo      printed, not stored
     python -m benchmarks.cartpole --plot       draw the curves again from the stored results
 
 GumbelSHAC trains on the on-device CartPole, which equals Gymnasium's step by step, the others on
 Gymnasium's; all are evaluated on Gymnasium's. Every agent is stopped at 50,000 environment steps,
 evaluated deterministically every 1,000 steps with 10 episodes, and has reached the threshold when
 100 further episodes confirm a mean of 475.
-PPO has rl_zoo3's tuned settings, read from its package. Seconds are training alone, evaluation and
-start-up apart; `--workers` runs share the machine, one thread each.
+PPO has rl_zoo3's tuned settings, read from its package. rejax's PPO, PureJaxRL's carried on, has
+those that rejax publishes for CartPole, trains on gymnax's CartPole and needs `gumbelrl[jax]`.
+Seconds are processor time of one thread (what other work takes does not count), training alone:
+evaluation, start-up and JAX's compilation apart, the last one told below.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from benchmarks import jax_peers
+
 RESULTS = Path(__file__).parent / "results"
 PICTURE = Path(__file__).parents[1] / "docs" / "cartpole.png"
 ENV, THRESHOLD, BUDGET, EVERY = "CartPole-v1", 475.0, 50_000, 1_000
@@ -33,6 +38,7 @@ AGENTS = {
     "gumbel_shac": "GumbelSHAC, st_gumbel",
     "reinforce": "REINFORCE, learned value",
     "ppo": "SB3 PPO, zoo settings",
+    "rejax_ppo": "rejax PPO, its settings",
 }
 
 
@@ -41,6 +47,8 @@ def make_agent(name: str, seed: int) -> Any:
     from gumbelrl.agents import REINFORCE, GumbelSAC, GumbelSHAC
     from gumbelrl.envs import make_vec_env
 
+    if name == "rejax_ppo":
+        return jax_peers.RejaxPPO(seed)
     if name == "ppo":
         return make_zoo_ppo(seed)
     if name == "gumbel_shac":
@@ -82,12 +90,16 @@ def run(task: tuple[str, int]) -> dict[str, Any]:
     agent = make_agent(name, seed)
     agent.set_logger(Logger(None, []))
     curve: list[tuple[int, float]] = []
+    seconds = 0.0  # of training, up to the last evaluation
 
     class Curve(EvaluationCallback):
         def _evaluate(self, number: int) -> bool:
+            nonlocal seconds, resumed
+            seconds += time.process_time() - resumed
             go_on = super()._evaluate(number)
             assert self.last is not None
             curve.append((self.num_timesteps, self.last.mean))
+            resumed = time.process_time()
             return go_on
 
     evaluation = Curve(
@@ -97,14 +109,16 @@ def run(task: tuple[str, int]) -> dict[str, Any]:
         episodes=100,
         stop_at_return=THRESHOLD,
     )
+    resumed = time.process_time()
     agent.learn(BUDGET, callback=evaluation, log_interval=None)
     reached = evaluation.reached
     return {
         "agent": name,
         "seed": seed,
         "steps": reached.env_steps if reached else None,
-        "seconds": reached.train_seconds if reached else None,
-        "train_seconds": evaluation.train_seconds,
+        "seconds": seconds if reached else None,
+        "clock": "processor",
+        "compile_seconds": getattr(agent, "compile_seconds", 0.0),
         "env_steps": agent.num_timesteps,
         "curve": curve,
     }
@@ -117,7 +131,8 @@ def median(values: list[float | None]) -> float | None:
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """One row per agent."""
+    """One row per agent; under them what is to be known of their seconds."""
+    notes: list[str] = []
     lines = [f"{'agent':26s} {'reached':>8s} {'median steps':>13s} {'range':>17s} {'median s':>9s}"]
     for name, label in AGENTS.items():
         rows = [r for r in results if r["agent"] == name]
@@ -131,8 +146,16 @@ def table(results: list[dict[str, Any]]) -> str:
             f"{f'{middle:,.0f}' if middle else 'never':>13s} "
             f"{f'{min(there):,} to {max(there):,}' if there else '-':>17s} "
             f"{f'{seconds:.1f}' if seconds else '-':>9s}"
+            f"{'' if rows[0].get('clock') == 'processor' else ' *'}"
         )
-    return "\n".join(lines)
+        compiled = statistics.median(r.get("compile_seconds", 0.0) for r in rows)
+        if compiled:
+            notes.append(f"{label}: {compiled:.1f} s more to compile, in processor time")
+    if not any(r["agent"] == "rejax_ppo" for r in results) and not jax_peers.installed():
+        notes.append(f"rejax PPO {jax_peers.NOT_INSTALLED}")
+    if any(r.get("clock") != "processor" for r in results):
+        notes.append("* wall time, of an earlier run")
+    return "\n".join([*lines, *notes])
 
 
 def plot(results: list[dict[str, Any]]) -> None:
@@ -174,7 +197,8 @@ def main() -> None:
     """Run what is asked for, print the table, store everything beside it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10, help="seeds 0 to this, less one")
-    parser.add_argument("--agents", default=",".join(AGENTS), help="names, with commas")
+    available = [name for name in AGENTS if name != "rejax_ppo" or jax_peers.installed()]
+    parser.add_argument("--agents", help=f"names, with commas: {', '.join(AGENTS)}; else all")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time")
     parser.add_argument("--plot", action="store_true", help="only draw the stored results")
     options = parser.parse_args()
@@ -182,12 +206,14 @@ def main() -> None:
     if options.plot:
         plot(json.loads(path.read_text())["runs"])
         return
-    names = options.agents.split(",")
+    names = options.agents.split(",") if options.agents else available
     unknown = sorted(set(names) - set(AGENTS))
     if unknown or options.seeds < 1:
         parser.error(
             f"agents are {', '.join(AGENTS)} and seeds >= 1, got {unknown or options.seeds}"
         )
+    if "rejax_ppo" not in available and "rejax_ppo" in names:
+        parser.error(f"rejax {jax_peers.NOT_INSTALLED}")
     tasks = [(name, seed) for name in names for seed in range(options.seeds)]
     began = time.perf_counter()
     with ProcessPoolExecutor(options.workers) as pool:
@@ -201,12 +227,14 @@ def main() -> None:
     )
     text = table(results)
     print(f"\n{text}\n\n{machine}; {time.perf_counter() - began:.0f} s in all")
-    if options.seeds == 10 and names == list(AGENTS):
+    if options.seeds == 10:
         RESULTS.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"machine": machine, "runs": results}))
-        command = f"python -m benchmarks.cartpole --workers {options.workers}"
-        (RESULTS / "cartpole.txt").write_text(f"$ {command}\n{text}\n\n{machine}\n")
-        plot(results)
+        stored = json.loads(path.read_text())["runs"] if path.exists() else []
+        runs = [r for r in stored if r["agent"] not in names] + results
+        path.write_text(json.dumps({"machine": machine, "runs": runs}))
+        text = f"$ python -m benchmarks.cartpole\n{table(runs)}\n\n{machine}\n"
+        (RESULTS / "cartpole.txt").write_text(text)
+        plot(runs)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python -m benchmarks.environments
     python -m benchmarks.environments --references
 
-CartPole against Gymnasium's vector environments, then the other environments, all with random
+CartPole against Gymnasium's vector environments and, where `gumbelrl[jax]` is installed, gymnax's
+(compilation left out of its rows and told below), then the other environments, all with random
 actions drawn beforehand, on one thread. Contenders take turns, round by round, and the median
 round counts, in processor time, so that neither a drifting machine nor other work favours one of
 them. `--references` prints, for every environment, the mean return of random actions and of the
@@ -17,6 +18,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium
@@ -25,6 +27,8 @@ import torch
 from gumbelrl.envs import make_driver, make_task, make_vec_env, on_device_ids
 from gumbelrl.envs.simulation import random_return
 
+from benchmarks import jax_peers
+
 RESULTS = Path(__file__).parent / "results"
 SIZES = (1, 64, 1024, 65536)
 SECONDS = 0.15  # per contender, size and round
@@ -32,6 +36,7 @@ WARM_UP = 60  # steps, after which episodes no longer end all at once
 SYNC_LIMIT = 1024  # the slowest contender is left out of larger batches
 
 Step = Callable[[int], object]
+SCAN = "gymnax, scan of 64 steps"  # the one contender whose call is more than one step
 
 
 def contenders(n: int) -> dict[str, Step]:
@@ -63,7 +68,13 @@ def contenders(n: int) -> dict[str, Step]:
     vec_env = make_vec_env("gumbelrl/CartPole-v1", n, seed=0)
     vec_env.reset()
     steps["gumbelrl VecEnv (SB3)"] = lambda t: vec_env.step(numpy_actions[t % 64])
+    if jax_peers.installed():
+        one, many, COMPILE_SECONDS[n] = jax_peers.gymnax_steps(n)
+        steps["gymnax, a compiled step"], steps[SCAN] = one, many
     return steps
+
+
+COMPILE_SECONDS: dict[int, float] = {}  # of gymnax, by N
 
 
 def others(n: int) -> dict[str, Step]:
@@ -88,6 +99,7 @@ def measure(steps: dict[str, Step], n: int, rounds: int) -> dict[str, float]:
     for step in steps.values():
         for t in range(WARM_UP):
             step(t)
+    calls = {name: 64 if name == SCAN else 1 for name in steps}
     speeds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
@@ -95,7 +107,7 @@ def measure(steps: dict[str, Step], n: int, rounds: int) -> dict[str, float]:
             while (seconds := time.process_time() - start) < SECONDS:
                 step(done)
                 done += 1
-            speeds[name].append(n * done / seconds)
+            speeds[name].append(n * done * calls[name] / seconds)
     return {name: statistics.median(values) for name, values in speeds.items()}
 
 
@@ -111,6 +123,13 @@ def throughput(rounds: int) -> list[str]:
         lines.append(
             f"{name:30s}" + "".join(f"{c / 1e6:10.3f}" if c else f"{'-':>10s}" for c in cells)
         )
+    if COMPILE_SECONDS:
+        lines.append(
+            "gymnax's steps were compiled first, in seconds of processor time: "
+            + ", ".join(f"{s:.1f} at N = {n:,}" for n, s in COMPILE_SECONDS.items())
+        )
+    else:
+        lines.append(f"gymnax {jax_peers.NOT_INSTALLED}")
     return lines
 
 
@@ -137,10 +156,12 @@ def main() -> None:
         command, name, lines = "--references", "environment_references", references()
     else:
         command, name, lines = "", "environments", throughput(arguments.rounds)
+    versions = [f"torch {torch.__version__.split('+')[0]}"]
+    if jax_peers.installed():
+        versions += [f"{name} {version(name)}" for name in ("jax", "gymnax")]
     head = [
         f"$ python -m benchmarks.environments {command}".rstrip(),
-        f"2-core {platform.machine()} CPU, torch {torch.__version__.split('+')[0]}, one thread, "
-        "beside other work",
+        f"2-core {platform.machine()} CPU, {', '.join(versions)}, one thread, beside other work",
     ]
     print("\n".join(head + lines))
     (RESULTS / f"{name}.txt").write_text("\n".join(head + lines) + "\n")

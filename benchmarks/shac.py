@@ -3,8 +3,11 @@
     python -m benchmarks.shac
 
 Throughput is env steps per second of training on CartPole, evaluation left out, beside
-Stable-Baselines3's PPO (rl_zoo3's settings) and A2C, taking turns in one run; the median round
-counts. With 1,024 environments the critic takes each of its eight steps on an eighth of the window.
+Stable-Baselines3's PPO (rl_zoo3's settings) and A2C and, where `gumbelrl[jax]` is installed,
+PureJaxRL's PPO as rejax carries it on, its compilation told below. They take turns in one run and
+the median round counts, in processor time of one thread, so that other work favours none. With
+1,024 environments our critic takes each of its eight steps on an eighth of the window, and rejax's
+PPO has windows of 100 steps in 5 epochs of 50 batches.
 Sparse: Acrobot and MountainCar pay −1 a step until the goal, so a first-order gradient sees nothing
 but the value function.
 """
@@ -25,15 +28,15 @@ ROUNDS = 5
 
 
 def rates(agents: dict[str, tuple[Any, int]]) -> dict[str, list[float]]:
-    """Seconds per round of each agent; an agent comes with its env steps a round."""
+    """Processor seconds per round of each agent; an agent comes with its env steps a round."""
     for agent, steps in agents.values():
         agent.learn(steps, log_interval=None)  # warm-up
     seconds: dict[str, list[float]] = {name: [] for name in agents}
     for _ in range(ROUNDS):
         for name, (agent, steps) in agents.items():
-            began = time.perf_counter()
+            began = time.process_time()
             agent.learn(steps, reset_num_timesteps=False, log_interval=None)
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(time.process_time() - began)
     return seconds
 
 
@@ -43,6 +46,7 @@ def throughput() -> list[str]:
     from gumbelrl.envs import make_vec_env
     from stable_baselines3 import A2C
 
+    from benchmarks import jax_peers
     from benchmarks.cartpole import make_zoo_ppo
 
     def shac(n_envs: int, value_batches: int = 1) -> Any:
@@ -62,6 +66,13 @@ def throughput() -> list[str]:
         "GumbelSHAC, 64 envs": (shac(64), 64 * 16 * 16),
         "GumbelSHAC, 1,024 envs": (shac(1024, value_batches=8), 1024 * 16 * 4),
     }
+    compiled = {}
+    if jax_peers.installed():
+        small = jax_peers.RejaxPPO(0)
+        large = jax_peers.RejaxPPO(0, num_envs=1024, num_minibatches=50)
+        agents["rejax PPO, its settings, 5 envs"] = (small, 5_000)
+        agents["rejax PPO, 1,024 envs"] = (large, 1024 * 100)
+        compiled = {5: small.compile_seconds, 1024: large.compile_seconds}
     seconds = rates(agents)
     lines = [f"{'training on CartPole-v1':32s} {'steps/s':>10s} {'times PPO':>10s}"]
     ppo = agents["SB3 PPO, zoo settings, 8 envs"][1] / statistics.median(
@@ -70,11 +81,16 @@ def throughput() -> list[str]:
     for name, (_, steps) in agents.items():
         rate = steps / statistics.median(seconds[name])
         lines.append(f"{name:32s} {rate:10,.0f} {rate / ppo:10.1f}")
+    if compiled:
+        told = ", ".join(f"{s:.1f} s with {n:,}" for n, s in compiled.items())
+        lines.append(f"rejax's PPO was compiled first: {told} environments")
+    else:
+        lines.append(f"rejax's PPO {jax_peers.NOT_INSTALLED}")
     return lines
 
 
 def price_of_seeds() -> list[str]:
-    """Seconds of S seeds at once over those of one."""
+    """Processor seconds of S seeds at once over those of one."""
     from gumbelrl.agents import GumbelSHAC
 
     steps = 16 * 16 * 16
