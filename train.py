@@ -253,11 +253,14 @@ class Run:
             after_scheduled=lambda: restart_environments(self.agent, config["seed"]),
         )
         self.earlier_seconds = 0.0
-        if checkpoint is not None:
-            self._load_state(checkpoint)
+        waiting: dict[str, Any] = {} if checkpoint is None else self._load_state(checkpoint)
         self.logger = Logger(
             str(folder.path), [JsonlWriter(folder.metrics_path, append=checkpoint is not None)]
         )
+        for name, (value, count) in waiting.items():
+            self.logger.name_to_value[name] = value
+            self.logger.name_to_count[name] = count
+            self.logger.name_to_excluded[name] = ()
         self.closing.callback(self.logger.close)
         self.agent.set_logger(self.logger)
         self.train_seconds = self.evaluation.train_seconds
@@ -400,6 +403,7 @@ class Run:
     def _save_state(self, path: Path) -> None:
         """Fill a checkpoint with everything that training goes on from."""
         from gumbelrl.tracking import random_state
+        from gumbelrl.tracking.json_values import as_json
 
         self._save_weights(path)
         if hasattr(self.agent, "save_replay_buffer"):
@@ -411,13 +415,22 @@ class Run:
             "episodes": list(self.agent.ep_info_buffer or ()),
             "successes": [bool(success) for success in self.agent.ep_success_buffer or ()],
             "random": random_state(),
+            # What the agent has handed over for the next row of metrics.
+            "waiting": {
+                name: (as_json(value), self.logger.name_to_count[name])
+                for name, value in self.logger.name_to_value.items()
+            },
         }
         (path / "state.json").write_text(json.dumps(state))
 
-    def _load_state(self, checkpoint: Path) -> None:
-        """Put back what `_save_state` wrote beside the agent, and cut later rows of metrics."""
+    def _load_state(self, checkpoint: Path) -> dict[str, Any]:
+        """Put back what `_save_state` wrote beside the agent, and cut later rows of metrics.
+
+        Returns what waits for the next row.
+        """
         from gumbelrl.configs.build import without
         from gumbelrl.tracking import cut_metrics, reading, set_random_state
+        from gumbelrl.tracking.json_values import from_json
 
         with reading(checkpoint / "state.json", without(checkpoint)):
             state = json.loads((checkpoint / "state.json").read_text())
@@ -427,8 +440,10 @@ class Run:
             window = self.agent._stats_window_size
             self.agent.ep_info_buffer = deque(state["episodes"], maxlen=window)
             self.agent.ep_success_buffer = deque(state["successes"], maxlen=window)
+            waiting = dict(from_json(state.get("waiting", {})))
         with reading(self.folder.metrics_path, "repair the file, or make an empty one"):
             cut_metrics(self.folder.metrics_path, self.agent.num_timesteps)
+        return waiting
 
 
 def programs() -> tuple[str, str]:

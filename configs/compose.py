@@ -257,14 +257,16 @@ def _check_policy_kwargs(agent: Any, node: dict[str, Any]) -> None:
     if isinstance(policy, str) and policy not in aliases:
         hint = nearest(policy, aliases)
         raise ConfigError(f"no agent.policy {policy!r}{hint} Allowed: {', '.join(aliases)}")
-    own = {"observation_space", "action_space", "lr_schedule", "n_members"}
+    own = {"observation_space", "action_space", "lr_schedule", "use_sde", "n_members"}
+    # Names that stand for classes, which YAML cannot hold.
+    named = getattr(agent, "POLICY_KWARGS_TYPES", {})
     parameters = accepted_parameters(aliases[policy])
     names = [name for name in parameters if name not in own]
     for key, value in (node.get("policy_kwargs") or {}).items():
         where = f"agent.policy_kwargs.{key}"
         if key not in names:
             raise ConfigError(f"no key {where}{nearest(key, names)} Allowed: {', '.join(names)}")
-        _check_type(where, value, parameters[key].annotation)
+        _check_type(where, value, named.get(key, parameters[key].annotation))
 
 
 def resolve_target(group: str, path: str) -> Any:

@@ -1,9 +1,11 @@
-"""One thread, no tracker, ordinary signals, and the tests' own environments importable."""
+"""One thread, no tracker, ordinary signals, and the tests' own modules importable."""
 
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import gymnasium
 import pytest
 import torch
 
@@ -19,3 +21,29 @@ for signum in (signal.SIGTERM, signal.SIGHUP):
 @pytest.fixture(autouse=True)
 def _no_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
+
+
+@pytest.fixture
+def modules_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command line sees modules of the working folder, and nothing stays behind."""
+    from command_lines import FRAGILE_ENVS
+
+    folder = tmp_path / "working"
+    folder.mkdir()
+    (folder / "fragile_envs.py").write_text(FRAGILE_ENVS)
+    (folder / "broken_module.py").write_text("raise RuntimeError('not today')")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    sys.modules.pop("fragile_envs", None)
+    gymnasium.registry.pop("Fragile-v0", None)
+
+
+@pytest.fixture
+def exit_codes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """What the tracker is told at its end, first."""
+    from gumbelrl.tracking import WandbWriter
+
+    codes: list[int] = []
+    monkeypatch.setattr(WandbWriter, "close", lambda self, code=0: codes.append(code))
+    return codes

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,8 @@ def evaluate(
     Episodes are dealt to the environments in advance (Stable-Baselines3's `evaluate_policy`), so
     short episodes are not counted more often than long ones. The global random streams of Python,
     NumPy and torch, the generators the agent holds, and the policy's train/eval mode are put
-    back as they were.
+    back as they were. Where the environments mask actions and `predict` takes `action_masks`, it
+    is given them.
 
     Args:
         agent: anything with Stable-Baselines3's `predict`.
@@ -122,7 +124,7 @@ def evaluate(
         env = make_env(min(n_envs, episodes), seed)
         try:
             returns, lengths = evaluate_policy(
-                agent,
+                _WithMasks(agent, env),  # type: ignore[arg-type]
                 env,
                 n_eval_episodes=episodes,
                 deterministic=deterministic,
@@ -134,6 +136,28 @@ def evaluate(
     assert isinstance(returns, list)
     assert isinstance(lengths, list)
     return Evaluation(tuple(map(float, returns)), tuple(map(int, lengths)), seed)
+
+
+class _WithMasks:
+    """An agent that hears which actions its environments allow, where both know of masks."""
+
+    def __init__(self, agent: Any, env: VecEnv) -> None:
+        self.agent, self.env = agent, env
+        self.masked: bool | None = None
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> Any:
+        if self.masked is None:  # masks that stand in infos are known once episodes have begun
+            takes_masks = "action_masks" in signature(self.agent.predict).parameters
+            self.masked = takes_masks and self.env.has_attr("action_masks")
+        masks = self.env.env_method("action_masks") if self.masked else None
+        extra = {"action_masks": np.stack(masks)} if masks is not None else {}
+        return self.agent.predict(observation, state, episode_start, deterministic, **extra)
 
 
 def log_evaluation(

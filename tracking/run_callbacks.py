@@ -42,6 +42,8 @@ def restart_environments(agent: BaseAlgorithm, seed: int) -> None:
     env = agent.get_env()
     assert env is not None
     derived = derive_seed(seed, "training environments", agent.num_timesteps)
+    if hasattr(agent, "cut_episodes"):
+        agent.cut_episodes()
     env.seed(derived)
     agent.action_space.seed(derived)
     agent._last_obs = env.reset()  # type: ignore[assignment]
