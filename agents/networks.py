@@ -62,13 +62,39 @@ class EnsembleLinear(nn.Module):
         return torch.baddbmm(self.bias, x, self.weight)
 
 
+class EnsembleLayerNorm(nn.Module):
+    """C independent layer normalisations, [C, B, n] -> [C, B, n]; each member as `nn.LayerNorm`.
+
+    Ba et al. 2016, arXiv 1607.06450.
+    """
+
+    def __init__(self, n_members: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n_members, 1, width))
+        self.bias = nn.Parameter(torch.zeros(n_members, 1, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addcmul(self.bias, nn.functional.layer_norm(x, x.shape[-1:]), self.weight)
+
+
 def ensemble_mlp(
-    n_members: int, n_inputs: int, net_arch: Sequence[int], n_outputs: int, activation: str
+    n_members: int,
+    n_inputs: int,
+    net_arch: Sequence[int],
+    n_outputs: int,
+    activation: str,
+    layer_norm: bool = False,
 ) -> nn.Sequential:
-    """C independent perceptrons: [B, n_inputs] or [C, B, n_inputs] -> [C, B, n_outputs]."""
+    """C independent perceptrons: [B, n_inputs] or [C, B, n_inputs] -> [C, B, n_outputs].
+
+    `layer_norm` normalises every hidden layer before its activation.
+    """
     layers: list[nn.Module] = []
     for width in net_arch:
-        layers += [EnsembleLinear(n_members, n_inputs, width), make_activation(activation)]
+        layers.append(EnsembleLinear(n_members, n_inputs, width))
+        if layer_norm:
+            layers.append(EnsembleLayerNorm(n_members, width))
+        layers.append(make_activation(activation))
         n_inputs = width
     layers.append(EnsembleLinear(n_members, n_inputs, n_outputs))
     return nn.Sequential(*layers)

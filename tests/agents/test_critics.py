@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from gumbelrl.agents.critics import ActionInCritic, CriticObjective, HeadsCritic
+from gumbelrl.agents.critics import (
+    CRITICS,
+    ActionInCritic,
+    CriticObjective,
+    HeadsCritic,
+    MultilinearCritic,
+)
+from gumbelrl.agents.networks import ensemble_mlp
 
 B, D, K = 5, 3, 4
 
@@ -12,7 +19,7 @@ def make(cls, nvec=(K,)):
     return cls(D, nvec, [8, 6], n_critics=2).double()
 
 
-@pytest.mark.parametrize("cls", [HeadsCritic, ActionInCritic])
+@pytest.mark.parametrize("cls", CRITICS.values())
 def test_table_is_q_at_every_action(cls):
     critic = make(cls)
     embedding = critic.embed(torch.randn(B, D, dtype=torch.float64))
@@ -22,7 +29,7 @@ def test_table_is_q_at_every_action(cls):
     assert table.shape == (2, B, K)
 
 
-@pytest.mark.parametrize("cls", [HeadsCritic, ActionInCritic])
+@pytest.mark.parametrize("cls", CRITICS.values())
 def test_leading_sample_axes(cls):
     critic = make(cls)
     embedding = critic.embed(torch.randn(B, D, dtype=torch.float64))
@@ -62,6 +69,75 @@ def test_objective_mean_and_per_action_minimum():
     torch.testing.assert_close(mean.table(), embedding.mean(0))
     torch.testing.assert_close(low.table(), embedding.amin(0))
     torch.testing.assert_close(low(one_hot), (embedding.amin(0) * one_hot).sum(-1))
+
+
+def test_the_minimum_needs_per_action_values():
+    critic = make(ActionInCritic)
+    with pytest.raises(ValueError, match="critic='multilinear'"):
+        CriticObjective(critic, critic.embed(torch.zeros(B, D, dtype=torch.float64)), "min")
+
+
+def test_per_factor_is_offered_only_where_the_critic_has_it():
+    x = torch.zeros(B, D, dtype=torch.float64)
+    for cls in CRITICS.values():
+        critic = make(cls)
+        objective = CriticObjective(critic, critic.embed(x))
+        assert hasattr(objective, "per_factor") == (cls is not ActionInCritic)
+
+
+@pytest.mark.parametrize(
+    ("cls", "nvec"),
+    [(HeadsCritic, (K,)), (MultilinearCritic, (K,)), (MultilinearCritic, (2, 3, 4))],
+)
+def test_per_factor_is_q_at_every_neighbour(cls, nvec):
+    critic = make(cls, nvec)
+    embedding = critic.embed(torch.randn(B, D, dtype=torch.float64))
+    one_hot = sampled((7, B), nvec)
+    values = critic.per_factor(embedding, one_hot)
+    assert values.shape == (2, 7, B, sum(nvec))
+    start = 0
+    for size in nvec:
+        for k in range(start, start + size):
+            neighbour = one_hot.clone()
+            neighbour[..., start : start + size] = 0
+            neighbour[..., k] = 1
+            torch.testing.assert_close(values[..., k], critic.q(embedding, neighbour))
+        start += size
+
+
+def sampled(shape, nvec):
+    """Random one-hots [*shape, ΣK] of the factors."""
+    one_hots = [torch.nn.functional.one_hot(torch.randint(k, shape), k) for k in nvec]
+    return torch.cat(one_hots, -1).double()
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("cls", CRITICS.values())
+def test_an_ensemble_is_its_members(cls, layer_norm):
+    torch.manual_seed(0)
+    nvec = (K,) if cls is HeadsCritic else (2, 3, 4)
+    ensemble = cls(D, nvec, [8, 6], n_critics=3, layer_norm=layer_norm).double()
+    x, one_hot = torch.randn(B, D, dtype=torch.float64), sampled((B,), nvec)
+    q = ensemble.q(ensemble.embed(x), one_hot)
+    for c in range(3):
+        member = cls(D, nvec, [8, 6], n_critics=1, layer_norm=layer_norm).double()
+        member.load_state_dict({k: v[c : c + 1] for k, v in ensemble.state_dict().items()})
+        torch.testing.assert_close(q[c], member.q(member.embed(x), one_hot)[0])
+
+
+def test_layer_norm_is_torchs_member_by_member():
+    torch.manual_seed(0)
+    net = ensemble_mlp(2, D, [8, 6], 1, "tanh", layer_norm=True).double()
+    for parameter in net.parameters():
+        parameter.data.normal_()
+    x = torch.randn(B, D, dtype=torch.float64)
+    for c in range(2):
+        h = x
+        for i, width in ((0, 8), (3, 6)):
+            norm = torch.nn.LayerNorm(width).double()
+            norm.load_state_dict({"weight": net[i + 1].weight[c, 0], "bias": net[i + 1].bias[c, 0]})
+            h = norm(h @ net[i].weight[c] + net[i].bias[c]).tanh()
+        torch.testing.assert_close(net(x)[c], h @ net[6].weight[c] + net[6].bias[c])
 
 
 def test_heads_refuse_more_than_one_factor():
