@@ -58,6 +58,11 @@ class FactoredActions:
         return sum(self.nvec)
 
     @property
+    def offsets(self) -> np.ndarray:
+        """Where each factor's categories begin in the concatenated one-hot, int64 [M]."""
+        return np.concatenate([[0], np.cumsum(self.nvec)[:-1]])
+
+    @property
     def max_entropy(self) -> float:
         """Entropy of the uniform policy in nats, Σ_m log K_m."""
         return sum(math.log(k) for k in self.nvec)

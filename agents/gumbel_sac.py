@@ -5,17 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from gumbelrl.agents.action_masks import MaskedPrediction
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.checks import check_choice, check_float, check_int, check_schedule
 from gumbelrl.agents.critics import CriticObjective, HeadsCritic
 from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.optimization import clip_gradients
-from gumbelrl.agents.policies import GumbelSACPolicy
-from gumbelrl.agents.replay import TensorReplayBuffer, Transitions
+from gumbelrl.agents.policies import (
+    GumbelSACCnnPolicy,
+    GumbelSACMultiInputPolicy,
+    GumbelSACPolicy,
+)
+from gumbelrl.agents.replay import TensorReplayBuffer, Transitions, map_observations
 from gumbelrl.agents.storage import PickleFreeAlgorithm
-from gumbelrl.gumbel import Estimator, FactoredCategorical
+from gumbelrl.gumbel import Estimator, make_schedule
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -29,19 +35,23 @@ LOG_ENT_COEF_RANGE = (-5.0, 2.0)  # log α; beyond it a learned coefficient runs
 METRICS_EVERY = 8  # gradient steps between the updates whose metrics are averaged
 
 
-class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
+class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
     """Soft actor-critic for discrete actions, with any estimator of the policy gradient.
 
-    The critics fit y = r + γ (1 − terminated) (min_c Q'_c(s', a') + α H(π(·|s'))), a' ~ π(·|s').
+    The critics fit y = r + γ (1 − terminated) (min_c Q'_c(s', a') + α H(π(·|s'))), a' ~ π(·|s'),
+    or, over n steps, y = r_0 + … + γ^{n−1} r_{n−1} + γ^n (…) without a correction for actions that
+    the present policy would not have taken.
     The actor climbs E_D[Q(s, D)] + α H(π(·|s)), where the estimator decides how the gradient of
     the expectation reaches the logits; the entropy is analytic. Targets are the same whatever the
     estimator. (Haarnoja et al. 2018, arXiv 1812.05905; Christodoulou 2019, arXiv 1910.07207;
     straight-through Gumbel-Softmax: Jang et al. 2016, arXiv 1611.01144.)
 
     Args:
-        policy: "MlpPolicy", or a subclass of `GumbelSACPolicy`.
+        policy: "MlpPolicy", "CnnPolicy" (images, grids), "MultiInputPolicy" (dictionaries), or a
+            subclass of `GumbelSACPolicy`.
         env: a Gymnasium environment, its id, or a Stable-Baselines3 `VecEnv`, with Discrete,
-            MultiDiscrete or MultiBinary actions.
+            MultiDiscrete or MultiBinary actions. Where its infos carry "action_mask", a masked
+            action is never taken, nor counted in targets and entropies.
         learning_rate: of every optimiser, > 0: a number or a schedule over training progress,
             such as `{"schedule": "linear", "start": 1e-3, "end": 1e-4}`.
         buffer_size: replay capacity in transitions, >= 1.
@@ -51,24 +61,34 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
         gamma: discount, in [0, 1].
         train_freq: vector steps between updates, >= 1.
         gradient_steps: gradient steps per update, >= 1, or -1 for as many as environment steps.
+        n_steps: steps of reward before the value takes over, >= 1.
+        reward_scale: rewards are multiplied by it before anything is learned, > 0.
+        critic_warmup: gradient steps in which the critics alone learn, >= 0.
+        uniform_mix: share of uniformly random actions among those taken in training, in [0, 1], or
+            a schedule. The policy that is learned, and evaluated, is left as it is.
         estimator: a name from `gumbelrl.gumbel.ESTIMATORS`, a dict `{"name": ..., **settings}`,
             or an `Estimator`.
-        temperature: τ > 0 or a schedule; None leaves the estimator's own.
+        temperature: τ > 0 of the estimator's backward pass or a schedule; None leaves its own.
+        forward_temperature: T > 0 or a schedule: the policy is softmax(logits / T) everywhere.
         ent_coef: entropy coefficient α >= 0, or "auto" to learn it towards `target_entropy`.
         target_entropy: as a fraction of the largest entropy Σ_m log K_m, in [0, 1].
         actor_objective: "mean" over the critics, or "min" per action (critic "heads").
         max_grad_norm: gradients of actor and critics are clipped to this norm, > 0.
-        policy_kwargs: `GumbelSACPolicy`'s: `net_arch`, `activation`, `critic`, `n_critics`.
+        policy_kwargs: `GumbelSACPolicy`'s: `net_arch`, `activation`, `critic`, `n_critics`,
+            `layer_norm`.
 
     The rest are Stable-Baselines3's. Raises ValueError naming the argument and its range.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": GumbelSACPolicy,
+        "CnnPolicy": GumbelSACCnnPolicy,
+        "MultiInputPolicy": GumbelSACMultiInputPolicy,
         "GumbelSACPolicy": GumbelSACPolicy,
     }
     policy: GumbelSACPolicy
     estimator: Estimator
+    _reached: Any = None  # the observation that the last step led to
     replay_buffer: TensorReplayBuffer  # type: ignore[assignment]
 
     def __init__(
@@ -83,8 +103,13 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
         gamma: float = 0.99,
         train_freq: int = 1,
         gradient_steps: int = 1,
+        n_steps: int = 1,
+        reward_scale: float = 1.0,
+        critic_warmup: int = 0,
+        uniform_mix: float | dict[str, Any] = 0.0,
         estimator: str | dict[str, Any] = "st_gumbel",
         temperature: float | dict[str, Any] | None = None,
+        forward_temperature: float | dict[str, Any] = 1.0,
         ent_coef: float | str = "auto",
         target_entropy: float = 0.3,
         actor_objective: str = "mean",
@@ -109,6 +134,9 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
                 f"batch_size must be <= buffer_size = {buffer_size}, got {batch_size}: the replay "
                 "could never fill a batch"
             )
+        check_int("n_steps", n_steps, minimum=1)
+        check_int("critic_warmup", critic_warmup, minimum=0)
+        check_float("reward_scale", reward_scale, low=0, open_low=True)
         check_float("polyak", polyak, low=0, high=1, open_low=True)
         check_float("gamma", gamma, low=0, high=1)
         check_float("target_entropy", target_entropy, low=0, high=1)
@@ -120,6 +148,11 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
             check_float("ent_coef", ent_coef, low=0)
         schedule = check_schedule("learning_rate", learning_rate)
         self.estimator = build_estimator(estimator, temperature)
+        self.uniform_mix = make_schedule(uniform_mix, "uniform_mix", unit=True)
+        self.forward_temperature = make_schedule(forward_temperature, "forward_temperature")
+        self.n_steps = n_steps
+        self.reward_scale = reward_scale
+        self.critic_warmup = critic_warmup
         self.polyak = polyak
         self.ent_coef = ent_coef
         self.target_entropy = target_entropy
@@ -175,6 +208,7 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
             *policy.critic_target_features_extractor.parameters(),
         ]
         self._entropy_target = self.target_entropy * policy.actions.max_entropy  # nats
+        self._set_progress(0.0)
         initial = 1.0 if self.ent_coef == "auto" else float(self.ent_coef)
         self.log_ent_coef = torch.tensor(initial, device=self.device).log()
         learned: list[list[Any]] = [self._actor_parameters, self._critic_parameters]
@@ -185,11 +219,60 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
             [{"params": group} for group in learned], self.lr_schedule(1.0), fused=True
         )
 
+    def _set_progress(self, progress: float) -> None:
+        """Move whatever is scheduled."""
+        self.estimator.set_progress(progress)
+        self.policy.forward_temperature = self.forward_temperature(progress)
+
+    def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        super()._restore(header, tensors)
+        self._set_progress(self._progress)
+
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"all": self.optimizer}
 
     def _extra_tensors(self) -> dict[str, Tensor]:
         return {"log_ent_coef": self.log_ent_coef}
+
+    @property
+    def _progress(self) -> float:
+        """Share of the training that is done; the last vector step may go beyond the budget."""
+        return min(max(1.0 - self._current_progress_remaining, 0.0), 1.0)
+
+    def _sample_action(
+        self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Actions of the policy, of uniformly random ones mixed in, or of these alone at first."""
+        policy = self.policy
+        if self._last_obs is not self._reached:  # from a reset, whoever made it
+            self.replay_buffer.cut()
+        warmup = self.num_timesteps < learning_starts
+        mask = self._masks_of_last_obs()
+        with torch.no_grad():
+            obs, _ = policy.obs_to_tensor(self._last_obs)  # type: ignore[arg-type]
+            dist = policy.dist(
+                obs,
+                None if mask is None else mask.to(self.device),
+                uniform_mix=1.0 if warmup else self.uniform_mix(self._progress),
+            )
+            indices = dist.sample(self.generator)  # (N, M)
+        actions = policy.actions.to_actions(indices.cpu().numpy())
+        return actions, actions
+
+    def _store_transition(
+        self,
+        replay_buffer: ReplayBuffer,
+        buffer_action: np.ndarray,
+        new_obs: np.ndarray | dict[str, np.ndarray],
+        reward: np.ndarray,
+        dones: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        masks = self._masks_of_last_obs()
+        reached = self.action_masks.follow(new_obs, dones, infos)  # type: ignore[union-attr]
+        self.replay_buffer.step_masks = masks, reached
+        super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._reached = new_obs
 
     def collect_rollouts(
         self,
@@ -232,11 +315,11 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
             self.episodes = EpisodeCounter((n_envs,), self.device)
         callback.on_rollout_start()  # may start the environments anew
         self.episodes.begin_at(driver.elapsed)
+        self.replay_buffer.cut(driver.elapsed == 0)
         obs = driver.observe()  # (N, D)
         for step_number in range(1, n_steps + 1):
-            dist = policy.dist(obs)
-            if self.num_timesteps < self.learning_starts:
-                dist = FactoredCategorical(torch.zeros_like(dist.logits), dist.nvec, validate=False)
+            warmup = self.num_timesteps < self.learning_starts
+            dist = policy.dist(obs, uniform_mix=1.0 if warmup else self.uniform_mix(self._progress))
             indices = dist.sample(self.generator)  # (N, M)
             step = driver.step(indices)
             done = step.terminated | step.truncated
@@ -247,7 +330,12 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
                 return RolloutReturn(step_number * n_envs, 0, continue_training=False)
             self.episodes.add(step.reward, done)
             self.replay_buffer.add_tensors(
-                obs, step.final_obs, indices, step.reward, step.terminated
+                obs,
+                step.final_obs,
+                indices,
+                step.reward,
+                terminated=step.terminated,
+                ended=done,
             )
             obs = step.obs
             self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
@@ -259,10 +347,10 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
         learning_rate = self.lr_schedule(self._current_progress_remaining)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        # The last vector step may go beyond the budget.
-        self.estimator.set_progress(min(max(1.0 - self._current_progress_remaining, 0.0), 1.0))
+        self._set_progress(self._progress)
         for _ in range(gradient_steps):
-            batch = self._normalize(self.replay_buffer.sample(batch_size, self.generator))
+            batch = self.replay_buffer.sample(batch_size, self.generator, self.gamma, self.n_steps)
+            batch = self._normalize(batch)
             self._n_updates += 1
             self._update(batch, keep_metrics=self._n_updates % METRICS_EVERY == 0)
 
@@ -272,14 +360,21 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
         if env is None:
             return batch
 
-        def apply(function: Any, values: Tensor) -> Tensor:
-            normalized = function(values.cpu().numpy())
-            return torch.as_tensor(normalized, dtype=torch.float32, device=self.device)
+        def normalize(obs: Any) -> Any:
+            host = map_observations(lambda part: part.cpu().numpy(), obs)
+            return map_observations(
+                lambda part: torch.as_tensor(part, dtype=torch.float32, device=self.device),
+                env.normalize_obs(host),
+            )
 
+        rewards = batch.rewards
+        if env.norm_reward:
+            # Linear, so that it may follow the summing over n steps.
+            unit = float(np.sqrt(env.ret_rms.var + env.epsilon))
+            limit = env.clip_reward * self.n_steps
+            rewards = (rewards / unit).clamp(-limit, limit)
         return batch._replace(
-            obs=apply(env.normalize_obs, batch.obs),
-            next_obs=apply(env.normalize_obs, batch.next_obs),
-            rewards=apply(env.normalize_reward, batch.rewards),
+            obs=normalize(batch.obs), next_obs=normalize(batch.next_obs), rewards=rewards
         )
 
     def _update(self, batch: Transitions, keep_metrics: bool) -> None:
@@ -288,15 +383,15 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
         ent_coef = self.log_ent_coef.detach().exp()
 
         with torch.no_grad():
-            next_dist = policy.dist(batch.next_obs)
+            next_dist = policy.dist(batch.next_obs, batch.next_masks)
             next_one_hot = next_dist.one_hot(next_dist.sample(generator))  # (B, ΣK)
             target_embedding = policy.critic_target.embed(policy.target_features(batch.next_obs))
             next_q = policy.critic_target.q(target_embedding, next_one_hot).amin(0)  # (B,)
             next_value = next_q + ent_coef * next_dist.entropy()
             # Only `terminated` stops the bootstrap; a truncated episode's value lives on.
-            target = batch.rewards + self.gamma * (1.0 - batch.terminated) * next_value
+            target = self.reward_scale * batch.rewards + batch.discounts * next_value
 
-        dist = policy.dist(batch.obs)
+        dist = policy.dist(batch.obs, batch.masks)
         embedding = policy.critic.embed(policy.critic_features(batch.obs))
         one_hot = dist.one_hot(batch.actions).detach()
         q = policy.critic.q(embedding, one_hot)  # (C, B)
@@ -316,6 +411,9 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
             self.log_ent_coef.grad = entropy.detach() - self._entropy_target
 
         actor_norm = clip_gradients(self._actor_parameters, self.max_grad_norm)
+        if self._n_updates <= self.critic_warmup:  # without a gradient nothing moves
+            for parameter in (*self._actor_parameters, self.log_ent_coef):
+                parameter.grad = None
         critic_norm = clip_gradients(self._critic_parameters, self.max_grad_norm)
         self.optimizer.step()
         with torch.no_grad():
@@ -347,6 +445,7 @@ class GumbelSAC(PickleFreeAlgorithm, OffPolicyAlgorithm):
         remaining = self._current_progress_remaining
         self.logger.record("train/learning_rate", self.lr_schedule(remaining))
         self.logger.record("train/n_updates", self._n_updates)
+        self.logger.record("train/uniform_mix", self.uniform_mix(self._progress))
         temperature = getattr(self.estimator, "temperature", None)
         if temperature is not None:
             self.logger.record("train/temperature", float(temperature))

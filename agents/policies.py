@@ -6,17 +6,43 @@ from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
+from gumbelrl.agents.action_masks import mask_tensor
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.checks import check_choice, check_int
 from gumbelrl.agents.critics import CRITICS
+from gumbelrl.agents.features import ImageExtractor
 from gumbelrl.agents.networks import check_net_arch, ensemble_mlp, mlp
 from gumbelrl.gumbel import FactoredCategorical
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, FlattenExtractor
+from stable_baselines3.common.torch_layers import (
+    BaseFeaturesExtractor,
+    CombinedExtractor,
+    FlattenExtractor,
+)
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
+
+
+def check_extractor(space: spaces.Space, extractor: type[BaseFeaturesExtractor]) -> None:
+    """Raise when the policy's features extractor cannot read such observations."""
+    if isinstance(space, spaces.Dict) and not issubclass(extractor, CombinedExtractor):
+        raise ValueError(
+            f"observations are dictionaries, {space}: use the policy 'MultiInputPolicy', or wrap "
+            "the environment in gymnasium.wrappers.FlattenObservation"
+        )
+    if issubclass(extractor, CombinedExtractor) and not isinstance(space, spaces.Dict):
+        raise ValueError(
+            f"'MultiInputPolicy' is for dictionaries, and the observations are {space}: use "
+            "'MlpPolicy', or 'CnnPolicy' for images"
+        )
+    if isinstance(space, spaces.Tuple):
+        raise ValueError(
+            f"observations must be an array or a dictionary of arrays, got {space}; wrap the "
+            "environment in gymnasium.wrappers.FlattenObservation"
+        )
 
 
 class CategoricalPolicy(BasePolicy):
@@ -31,6 +57,8 @@ class CategoricalPolicy(BasePolicy):
         features_extractor_class: Stable-Baselines3 features extractor.
     """
 
+    _masks: Tensor | None = None  # of the call to `predict` that is running
+
     def __init__(
         self,
         observation_space: spaces.Space,
@@ -41,11 +69,7 @@ class CategoricalPolicy(BasePolicy):
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        if isinstance(observation_space, spaces.Dict | spaces.Tuple):
-            raise ValueError(
-                f"observations must be arrays, got {observation_space}; wrap the environment in "
-                "gymnasium.wrappers.FlattenObservation"
-            )
+        check_extractor(observation_space, features_extractor_class)
         super().__init__(
             observation_space,
             action_space,
@@ -60,15 +84,59 @@ class CategoricalPolicy(BasePolicy):
         self.action_start: Tensor
         self.register_buffer("action_start", torch.as_tensor(self.actions.start), persistent=False)
         self.generator: torch.Generator | None = None  # set by the agent; draws every action
+        self.forward_temperature = 1.0  # set by the agent, which may schedule it
 
     def features(self, obs: PyTorchObs) -> Tensor:
         """Preprocessed observation through the actor's extractor, [B, D]."""
         return self.extract_features(obs, self.features_extractor)
 
-    def dist(self, obs: PyTorchObs, validate: bool | None = False) -> FactoredCategorical:
-        """The action distribution of each observation, batch shape [B]."""
+    def dist(
+        self,
+        obs: PyTorchObs,
+        mask: Tensor | None = None,
+        *,
+        uniform_mix: float = 0.0,
+        validate: bool | None = False,
+    ) -> FactoredCategorical:
+        """The action distribution of each observation, batch shape [B].
+
+        Args:
+            obs: preprocessed as Stable-Baselines3's `obs_to_tensor` does.
+            mask: bool [B, ΣK], True where allowed.
+            uniform_mix: share of uniformly random allowed actions mixed in, in [0, 1].
+            validate: look at the values, which waits for a GPU.
+        """
         logits = self.actor(self.features(obs))  # (B, ΣK)
-        return FactoredCategorical(logits, self.actions.nvec, validate=validate)
+        return FactoredCategorical(
+            logits,
+            self.actions.nvec,
+            mask,
+            uniform_mix=uniform_mix,
+            forward_temperature=self.forward_temperature,
+            validate=validate,
+        )
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+        action_masks: Any = None,
+    ) -> tuple[np.ndarray, Any]:
+        """Stable-Baselines3's `predict`, with the masks of the observations.
+
+        Args:
+            observation: of one environment, or a batch [N, ...] of them.
+            state, episode_start: of recurrent policies; passed through and ignored.
+            deterministic: the most likely action instead of a sampled one.
+            action_masks: bool [ΣK] or [N, ΣK], all factors side by side; None allows everything.
+        """
+        self._masks = mask_tensor(action_masks, self.actions.n_categories, self.device)
+        try:
+            return super().predict(observation, state, episode_start, deterministic)
+        finally:
+            self._masks = None
 
     def set_training_mode(self, mode: bool) -> None:
         """Stable-Baselines3's walks over every module at every step; this one on a change."""
@@ -76,7 +144,7 @@ class CategoricalPolicy(BasePolicy):
             super().set_training_mode(mode)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        dist = self.dist(observation)
+        dist = self.dist(observation, self._masks)
         indices = dist.mode() if deterministic else dist.sample(self.generator)  # (B, M)
         return indices + self.action_start
 
@@ -88,6 +156,7 @@ class GumbelSACPolicy(CategoricalPolicy):
         critic: "heads" (one output per action, Discrete only), "action_in" (perceptron on
             observation and one-hot), or "auto": heads on Discrete, action_in elsewhere.
         n_critics: ensemble size; targets take the minimum over it.
+        layer_norm: normalise the critics' hidden layers.
 
     The other arguments are `CategoricalPolicy`'s.
     """
@@ -101,6 +170,7 @@ class GumbelSACPolicy(CategoricalPolicy):
         activation: str = "relu",
         critic: str = "auto",
         n_critics: int = 2,
+        layer_norm: bool = False,
         features_extractor_class: type[BaseFeaturesExtractor] = FlattenExtractor,
         features_extractor_kwargs: dict[str, Any] | None = None,
     ) -> None:
@@ -119,7 +189,12 @@ class GumbelSACPolicy(CategoricalPolicy):
             critic = "heads" if self.actions.n_factors == 1 else "action_in"
         self.critic_features_extractor = self.make_features_extractor()
         self.critic = CRITICS[critic](
-            self.features_dim, self.actions.nvec, net_arch, n_critics, activation
+            self.features_dim,
+            self.actions.nvec,
+            net_arch,
+            n_critics,
+            activation,
+            **({"layer_norm": True} if layer_norm else {}),
         )
         self.critic_target = deepcopy(self.critic).requires_grad_(False)
         self.critic_target_features_extractor = deepcopy(
@@ -133,6 +208,20 @@ class GumbelSACPolicy(CategoricalPolicy):
     def target_features(self, obs: PyTorchObs) -> Tensor:
         """Preprocessed observation through the target critics' extractor, [B, D]."""
         return self.extract_features(obs, self.critic_target_features_extractor)
+
+
+class GumbelSACCnnPolicy(GumbelSACPolicy):
+    """`GumbelSACPolicy` for images and grids; arguments are the same."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"features_extractor_class": ImageExtractor, **kwargs})
+
+
+class GumbelSACMultiInputPolicy(GumbelSACPolicy):
+    """`GumbelSACPolicy` for dictionaries of arrays; arguments are the same."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
 
 
 class ReinforcePolicy(CategoricalPolicy):

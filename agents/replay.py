@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,27 +13,32 @@ from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 from torch import Tensor
 
+Observations = Tensor | dict[str, Tensor]
+
 
 class Transitions(NamedTuple):
-    """A batch of B transitions, on the buffer's device."""
+    """A batch of B transitions over n steps, on the buffer's device."""
 
-    obs: Tensor  # (B, *obs_shape), the space's dtype
+    obs: Observations  # (B, *obs_shape), the space's dtype
     actions: Tensor  # (B, M) int64 factor indices
-    rewards: Tensor  # (B,) float32
-    next_obs: Tensor  # (B, *obs_shape), the episode's own last one where it ended
-    terminated: Tensor  # (B,) float32, 1 only where the episode terminated: never on truncation
+    rewards: Tensor  # (B,) float32, r_t + γ r_{t+1} + … + γ^{k−1} r_{t+k−1}
+    next_obs: Observations  # (B, *obs_shape) s_{t+k}, the episode's own last one where it ended
+    discounts: Tensor  # (B,) γ^k, 0 where s_{t+k} is terminal: the weight of its value
+    masks: Tensor | None  # (B, ΣK) bool, actions allowed at `obs`
+    next_masks: Tensor | None  # (B, ΣK) bool, at `next_obs`
 
 
 class TensorReplayBuffer:
     """Ring of the last `buffer_size` transitions, one storage tensor per field.
 
     Rows are time steps of all N environments, [rows, N, ...]; sampling is uniform over the stored
-    transitions and takes a `torch.Generator` on the buffer's device. It has the constructor and
-    the `add` that Stable-Baselines3's off-policy algorithms call.
+    transitions and takes a `torch.Generator` on the buffer's device. Returns over several steps are
+    summed when they are sampled. It has the constructor and the `add` that Stable-Baselines3's
+    off-policy algorithms call.
 
     Args:
         buffer_size: capacity in transitions (rounded down to a multiple of `n_envs`).
-        observation_space: a Box, Discrete, MultiDiscrete or MultiBinary space.
+        observation_space: an array space, or a Dict of array spaces.
         action_space: a space that `FactoredActions` accepts.
         device: where the storage lives.
         n_envs: N, environments that step together.
@@ -40,8 +46,6 @@ class TensorReplayBuffer:
     Raises:
         ValueError: capacity below one step of all environments, or a nested observation space.
     """
-
-    FIELDS = ("obs", "next_obs", "actions", "rewards", "terminated")
 
     def __init__(
         self,
@@ -54,32 +58,41 @@ class TensorReplayBuffer:
     ) -> None:
         if optimize_memory_usage:
             raise ValueError("optimize_memory_usage is not supported by the tensor replay buffer")
-        if isinstance(observation_space, spaces.Dict | spaces.Tuple):
-            raise ValueError(
-                f"observations must be arrays, got {observation_space}; wrap the environment in "
-                "gymnasium.wrappers.FlattenObservation"
-            )
         if buffer_size < n_envs:
             raise ValueError(f"buffer_size must be >= n_envs = {n_envs}, got {buffer_size}")
         self.device = torch.device(device)
         self.n_envs = n_envs
         self.rows = buffer_size // n_envs
         self.actions_codec = FactoredActions(action_space)
-        shape = (self.rows, n_envs)
-        obs_dtype = torch.from_numpy(np.empty(0, observation_space.dtype)).dtype
-        if obs_dtype == torch.float64:
-            obs_dtype = torch.float32  # the networks' dtype
-        obs_shape = get_obs_shape(observation_space)
-        place: dict[str, Any] = {"device": self.device}
-        self.obs = torch.zeros((*shape, *obs_shape), dtype=obs_dtype, **place)
-        self.next_obs = torch.zeros_like(self.obs)
-        self.actions = torch.zeros(
-            (*shape, self.actions_codec.n_factors), dtype=torch.int64, **place
-        )
-        self.rewards = torch.zeros(shape, **place)
-        self.terminated = torch.zeros(shape, **place)
+        self.obs = self._storage_of(observation_space)
+        self.next_obs = self._storage_of(observation_space)
+        self.actions = self._storage((self.actions_codec.n_factors,), torch.int64)
+        self.rewards = self._storage()
+        self.terminated = self._storage(dtype=torch.bool)  # the task's end: nothing comes after
+        self.ended = self._storage(dtype=torch.bool)  # any end: the next row is another episode
+        self.masks: Tensor | None = None  # made with the first mask that comes
+        self.next_masks: Tensor | None = None
+        self.step_masks: tuple[Tensor | None, Tensor | None] = (None, None)
+        """Masks [N, ΣK] before and after the step that `add` stores next."""
         self.pos = 0
         self.full = False
+
+    def _storage(self, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros((self.rows, self.n_envs, *shape), dtype=dtype, device=self.device)
+
+    def _storage_of(self, space: spaces.Space) -> Observations:
+        if isinstance(space, spaces.Dict):
+            parts = {key: self._storage_of(part) for key, part in space.spaces.items()}
+            if all(isinstance(part, Tensor) for part in parts.values()):
+                return parts  # type: ignore[return-value]
+        if isinstance(space, spaces.Dict | spaces.Tuple):
+            raise ValueError(
+                f"observations must be an array or a dictionary of arrays, got {space}; wrap the "
+                "environment in gymnasium.wrappers.FlattenObservation"
+            )
+        dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+        dtype = torch.float32 if dtype == torch.float64 else dtype  # the networks' dtype
+        return self._storage(get_obs_shape(space), dtype)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         """Transitions stored."""
@@ -87,8 +100,8 @@ class TensorReplayBuffer:
 
     def add(
         self,
-        obs: np.ndarray,
-        next_obs: np.ndarray,
+        obs: np.ndarray | dict[str, np.ndarray],
+        next_obs: np.ndarray | dict[str, np.ndarray],
         action: np.ndarray,
         reward: np.ndarray,
         done: np.ndarray,
@@ -100,62 +113,159 @@ class TensorReplayBuffer:
         termination, so the target still bootstraps from `next_obs`.
         """
         truncated = [info.get("TimeLimit.truncated", False) for info in infos]
+        masks, next_masks = self.step_masks
         self.add_tensors(
-            torch.as_tensor(obs),
-            torch.as_tensor(next_obs),
+            map_observations(torch.as_tensor, obs),
+            map_observations(torch.as_tensor, next_obs),
             torch.from_numpy(self.actions_codec.to_indices(action)),
             torch.as_tensor(reward),
-            torch.from_numpy(done & ~np.array(truncated, dtype=bool)),
+            terminated=torch.from_numpy(done & ~np.array(truncated, dtype=bool)),
+            ended=torch.from_numpy(done),
+            masks=masks,
+            next_masks=next_masks,
         )
 
     def add_tensors(
-        self, obs: Tensor, next_obs: Tensor, actions: Tensor, rewards: Tensor, terminated: Tensor
+        self,
+        obs: Observations,
+        next_obs: Observations,
+        actions: Tensor,
+        rewards: Tensor,
+        *,
+        terminated: Tensor,
+        ended: Tensor,
+        masks: Tensor | None = None,
+        next_masks: Tensor | None = None,
     ) -> None:
-        """Store one step of all N environments: obs [N, ...], factor indices [N, M], the rest [N].
+        """Store one step of all N environments.
 
-        `next_obs` is each episode's own last observation where it ended; `terminated` is bool.
+        Args:
+            obs: [N, ...] before the step.
+            next_obs: [N, ...] after it, each episode's own last observation where it ended.
+            actions: int64 factor indices [N, M].
+            rewards: [N].
+            terminated: bool [N], never true on truncation.
+            ended: bool [N], terminated or truncated.
+            masks, next_masks: bool [N, ΣK] at `obs` and `next_obs`, or None for both.
         """
         row = self.pos
-        self.obs[row] = obs.view_as(self.obs[row])
-        self.next_obs[row] = next_obs.view_as(self.next_obs[row])
+        for storage, value in ((self.obs, obs), (self.next_obs, next_obs)):
+            parts = value if isinstance(value, dict) else {"": value}
+            for key, whole in (storage if isinstance(storage, dict) else {"": storage}).items():
+                whole[row] = parts[key].view_as(whole[row])
         self.actions[row] = actions
         self.rewards[row] = rewards
         self.terminated[row] = terminated
+        self.ended[row] = ended
+        if masks is not None and next_masks is not None:
+            self._keep_masks(row, masks, next_masks)
         self.pos += 1
         if self.pos == self.rows:
             self.pos, self.full = 0, True
 
-    def sample(self, batch_size: int, generator: torch.Generator | None = None) -> Transitions:
-        """Draw `batch_size` transitions uniformly, with replacement."""
+    def _keep_masks(self, row: int, masks: Tensor, next_masks: Tensor) -> None:
+        if self.masks is None or self.next_masks is None:
+            shape = (self.actions_codec.n_categories,)
+            self.masks = self._storage(shape, torch.bool).fill_(True)
+            self.next_masks = self._storage(shape, torch.bool).fill_(True)
+        self.masks[row] = masks
+        self.next_masks[row] = next_masks
+
+    def cut(self, restarted: Tensor | None = None) -> None:
+        """Say that environments were started anew: nothing follows their last transition.
+
+        Args:
+            restarted: bool [N]; None is all of them.
+        """
+        if len(self) > 0:
+            everywhere = torch.ones(self.n_envs, dtype=torch.bool, device=self.device)
+            self.ended[self.pos - 1] |= everywhere if restarted is None else restarted
+
+    def sample(
+        self,
+        batch_size: int,
+        generator: torch.Generator | None = None,
+        gamma: float = 0.99,
+        n_steps: int = 1,
+    ) -> Transitions:
+        """Draw `batch_size` transitions uniformly, with replacement.
+
+        A transition over n steps is shorter where an episode ends and before the newest row.
+        """
         if len(self) == 0:
             raise ValueError("cannot sample from an empty replay buffer; collect steps first")
-        index = torch.randint(
+        first = torch.randint(
             len(self), (batch_size,), generator=generator, device=self.device
-        )  # (B,)
+        )  # (B,) places in the flattened storage
+        if n_steps == 1:
+            last, rewards = first, self.rewards.flatten()[first]
+            discounts = gamma * (~self.terminated.flatten()[first])
+        else:
+            last, rewards, discounts = self._follow(first, gamma, n_steps)
+
+        def take(storage: Tensor, index: Tensor) -> Tensor:
+            return storage.flatten(0, 1).index_select(0, index)
+
         return Transitions(
-            obs=self.obs.flatten(0, 1).index_select(0, index),
-            actions=self.actions.flatten(0, 1).index_select(0, index),
-            rewards=self.rewards.flatten().index_select(0, index),
-            next_obs=self.next_obs.flatten(0, 1).index_select(0, index),
-            terminated=self.terminated.flatten().index_select(0, index),
+            obs=map_observations(lambda x: take(x, first), self.obs),
+            actions=take(self.actions, first),
+            rewards=rewards,
+            next_obs=map_observations(lambda x: take(x, last), self.next_obs),
+            discounts=discounts,
+            masks=None if self.masks is None else take(self.masks, first),
+            next_masks=None if self.next_masks is None else take(self.next_masks, last),
         )
+
+    def _follow(self, first: Tensor, gamma: float, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
+        """From places [B], go on for up to n steps: last places, discounted rewards, discounts."""
+        row, env = first // self.n_envs, first % self.n_envs
+        step = torch.arange(n_steps, device=self.device)
+        place = (row.unsqueeze(1) + step) % self.rows * self.n_envs + env.unsqueeze(1)  # (B, n)
+        newest = (self.pos - 1 - row) % self.rows  # rows that come after, in time
+        stop = self.ended.flatten()[place] | (step >= newest.unsqueeze(1))  # (B, n)
+        # Step k counts unless one before it was the last.
+        runs = (stop.cumsum(1) - stop.long()) == 0  # (B, n): true, ..., true, false, ...
+        powers = gamma**step  # (n,)
+        rewards = (self.rewards.flatten()[place] * powers * runs).sum(1)
+        length = runs.sum(1)  # (B,) k >= 1
+        last = place.gather(1, length.unsqueeze(1) - 1).squeeze(1)
+        return last, rewards, gamma**length * (~self.terminated.flatten()[last])
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        for name in ("obs", "next_obs"):
+            value = getattr(self, name)
+            if isinstance(value, dict):
+                yield from ((f"{name}/{key}", part) for key, part in value.items())
+            else:
+                yield name, value
+        for name in ("actions", "rewards", "terminated", "ended", "masks", "next_masks"):
+            if getattr(self, name) is not None:
+                yield name, getattr(self, name)
 
     def save(self, path: str | Path) -> None:
         """Write the stored transitions as safetensors; nothing in the file can execute."""
         from safetensors.torch import save_file
 
         filled = self.rows if self.full else self.pos
-        tensors = {name: getattr(self, name)[:filled].contiguous() for name in self.FIELDS}
+        tensors = {name: tensor[:filled].contiguous() for name, tensor in self._tensors()}
         save_file(tensors, str(path), metadata={"pos": str(self.pos), "full": str(int(self.full))})
 
     def load(self, path: str | Path) -> None:
-        """Read what `save` wrote into this buffer; ValueError when the shapes do not fit."""
+        """Read what `save` wrote into this buffer; ValueError when it does not fit."""
         from safetensors import safe_open
 
         with safe_open(str(path), framework="pt", device=str(self.device)) as file:
-            metadata = file.metadata()
-            for name in self.FIELDS:
-                stored, own = file.get_tensor(name), getattr(self, name)
+            metadata, names = file.metadata(), set(file.keys())
+            if "masks" in names:
+                allowed = torch.ones(self.n_envs, self.actions_codec.n_categories)
+                self._keep_masks(0, allowed.bool(), allowed.bool())
+            for name, own in self._tensors():
+                if name not in names:
+                    raise ValueError(
+                        f"replay in {path} does not fit: it holds no {name}; it is of another "
+                        "observation space, or of an older gumbelrl, whose replays end with it"
+                    )
+                stored = file.get_tensor(name)
                 if stored.shape[0] > self.rows or stored.shape[1:] != own.shape[1:]:
                     raise ValueError(
                         f"replay in {path} does not fit: its {name} has shape "
@@ -166,3 +276,10 @@ class TensorReplayBuffer:
             stored_rows = stored.shape[0]
         self.full = bool(int(metadata["full"])) and stored_rows == self.rows
         self.pos = int(metadata["pos"]) if self.full else stored_rows % self.rows
+
+
+def map_observations(function: Any, obs: Any) -> Any:
+    """The function of an array observation, or of each part of a dictionary."""
+    if isinstance(obs, Mapping):
+        return {key: function(part) for key, part in obs.items()}
+    return function(obs)

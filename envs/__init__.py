@@ -6,6 +6,9 @@ environments with Gymnasium and loads neither torch nor Stable-Baselines3.
 | name | what it is |
 |---|---|
 | `make_env`, `make_vec_env`, `nearest_ids` | any Gymnasium environment, by id |
+| `ActionMaskInfo` | action masks of either convention, in every info |
+| `BinnedActions` | continuous actions as a choice of K values each |
+| `read_statistics`, `write_statistics`, `freeze_statistics` | of environments that normalise |
 | `FiniteCheck`, `MakeEnvError`, `NonFiniteError` | what can go wrong there |
 | `OnDeviceEnv`, `columns` | a task as pure functions of tensors |
 | `BatchedDriver`, `Step`, `make_driver` | its episodes: seeds, time limits, autoreset |
@@ -19,6 +22,8 @@ from typing import TYPE_CHECKING
 from gumbelrl.envs.registration import make_task, on_device_ids, register_on_device
 
 if TYPE_CHECKING:
+    from gumbelrl.envs.action_masks import ActionMaskInfo
+    from gumbelrl.envs.binned_actions import BinnedActions
     from gumbelrl.envs.driver import BatchedDriver, NonFiniteError, Step
     from gumbelrl.envs.make import (
         FiniteCheck,
@@ -28,13 +33,20 @@ if TYPE_CHECKING:
         make_vec_env,
         nearest_ids,
     )
+    from gumbelrl.envs.normalization import (
+        freeze_statistics,
+        read_statistics,
+        write_statistics,
+    )
     from gumbelrl.envs.on_device import OnDeviceEnv, columns
     from gumbelrl.envs.single import SingleEnv
     from gumbelrl.envs.vec_env import OnDeviceVecEnv
     from gumbelrl.envs.vector import OnDeviceVectorEnv
 
 _HOMES = {
+    "ActionMaskInfo": "action_masks",
     "BatchedDriver": "driver",
+    "BinnedActions": "binned_actions",
     "NonFiniteError": "driver",
     "Step": "driver",
     "FiniteCheck": "make",
@@ -44,6 +56,9 @@ _HOMES = {
     "make_vec_env": "make",
     "nearest_ids": "make",
     "OnDeviceEnv": "on_device",
+    "freeze_statistics": "normalization",
+    "read_statistics": "normalization",
+    "write_statistics": "normalization",
     "columns": "on_device",
     "SingleEnv": "single",
     "OnDeviceVecEnv": "vec_env",
@@ -51,7 +66,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "ActionMaskInfo",
     "BatchedDriver",
+    "BinnedActions",
     "FiniteCheck",
     "MakeEnvError",
     "NonFiniteError",
@@ -61,13 +78,16 @@ __all__ = [
     "SingleEnv",
     "Step",
     "columns",
+    "freeze_statistics",
     "make_driver",
     "make_env",
     "make_task",
     "make_vec_env",
     "nearest_ids",
     "on_device_ids",
+    "read_statistics",
     "register_on_device",
+    "write_statistics",
 ]
 
 

@@ -13,13 +13,20 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gumbelrl.envs.action_masks import ActionMaskInfo
 from gumbelrl.envs.driver import BatchedDriver, NonFiniteError, usable_device
 from gumbelrl.envs.registration import find_on_device_id, make_task
 from gumbelrl.envs.vec_env import OnDeviceVecEnv
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.error import Error as GymnasiumError
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnv,
+    VecEnvWrapper,
+    VecNormalize,
+)
 
 # What to install for environments that Gymnasium does not carry: a word in the id or the entry
 # point -> (the package that registers them, our extra).
@@ -50,7 +57,8 @@ def make_env(
     """Make one environment: `gymnasium.make`, the user's wrappers, then episode statistics.
 
     Returns and lengths are those of the wrapped environment: what the agent trains on is what is
-    reported, and an episode that a wrapper ends is an episode.
+    reported, and an episode that a wrapper ends is an episode. Action masks stand in
+    `info["action_mask"]`, whichever way the environment tells them (see `ActionMaskInfo`).
 
     Args:
         id: a registered id, or `module:Env-v0`, which imports the module first.
@@ -91,7 +99,7 @@ def make_env(
         wrappers = [wrappers]
     for wrapper in wrappers:
         env = _wrap(env, wrapper)
-    return Monitor(env)
+    return Monitor(ActionMaskInfo(env))
 
 
 def make_vec_env(
@@ -104,6 +112,9 @@ def make_vec_env(
     max_episode_steps: int | None = None,
     render_mode: str | None = None,
     kwargs: Mapping[str, Any] | None = None,
+    normalize_obs: bool = False,
+    normalize_reward: bool = False,
+    gamma: float | None = None,
 ) -> VecEnv:
     """Make N copies of an environment that step together, for an agent to train on.
 
@@ -121,15 +132,35 @@ def make_vec_env(
         seed: environment i starts from seed + i; None leaves them unseeded.
         vectorization: "sync" steps them in this process (faster for cheap environments), "async"
             in one process each.
+        normalize_obs: subtract the running mean of the observations and divide by their running
+            standard deviation (Stable-Baselines3's `VecNormalize`).
+        normalize_reward: divide rewards by the running standard deviation of the discounted return.
+        gamma: the discount of that return, in [0, 1]; None is 0.99 here and, in train.py, the
+            agent's.
 
     Raises:
-        MakeEnvError: as `make_env`; also n_envs < 1 or an unknown vectorization.
+        MakeEnvError: as `make_env`; also n_envs < 1, an unknown vectorization, a gamma out of range
+            or observations that cannot be normalised.
     """
     if isinstance(n_envs, bool) or not isinstance(n_envs, int) or n_envs < 1:
         raise MakeEnvError(f"n_envs must be an integer >= 1, got {n_envs!r}")
     vectorizers = {"sync": DummyVecEnv, "async": WorkerEnvs}
     if vectorization not in vectorizers:
         raise MakeEnvError(f"vectorization must be 'sync' or 'async', got {vectorization!r}")
+    if gamma is not None and not 0 <= gamma <= 1:
+        raise MakeEnvError(f"gamma must be a number in [0, 1] or null, got {gamma}")
+
+    def normalized(vec_env: VecEnv) -> VecEnv:
+        if not normalize_obs and not normalize_reward:
+            return vec_env
+        discount = 0.99 if gamma is None else gamma
+        try:
+            return VecNormalize(
+                vec_env, norm_obs=normalize_obs, norm_reward=normalize_reward, gamma=discount
+            )
+        except ValueError as error:
+            vec_env.close()
+            raise MakeEnvError(f"normalize_obs=true on {id}: {error}") from error
 
     arguments = _constructor_arguments(id, kwargs)
     plain = not wrappers and render_mode is None and vectorization == "sync"
@@ -138,7 +169,7 @@ def make_vec_env(
             make_driver(id, n_envs, max_episode_steps=max_episode_steps, **arguments)
         )
         batched.seed(seed)
-        return batched
+        return normalized(batched)
 
     def make_one() -> gymnasium.Env:
         return make_env(
@@ -154,7 +185,7 @@ def make_vec_env(
     vec_env = FiniteCheck(vectorizers[vectorization]([make_one] * n_envs))
     if seed is not None:
         vec_env.seed(seed)
-    return vec_env
+    return normalized(vec_env)
 
 
 def make_driver(
