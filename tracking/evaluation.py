@@ -145,19 +145,13 @@ class _WithMasks:
         self.agent, self.env = agent, env
         self.masked: bool | None = None
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> Any:
+    def predict(self, observation: Any, **kwargs: Any) -> Any:
         if self.masked is None:  # masks that stand in infos are known once episodes have begun
             takes_masks = "action_masks" in signature(self.agent.predict).parameters
             self.masked = takes_masks and self.env.has_attr("action_masks")
-        masks = self.env.env_method("action_masks") if self.masked else None
-        extra = {"action_masks": np.stack(masks)} if masks is not None else {}
-        return self.agent.predict(observation, state, episode_start, deterministic, **extra)
+        if self.masked:
+            kwargs["action_masks"] = np.stack(self.env.env_method("action_masks"))
+        return self.agent.predict(observation, **kwargs)
 
 
 def log_evaluation(
