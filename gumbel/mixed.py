@@ -20,7 +20,8 @@ class MixedSettings:
     Attributes:
         pathwise: name, mapping `{name: reinmax, temperature: 1.1}`, or an estimator.
         score: likewise, one that does not climb ∂f/∂D; best an unbiased one.
-        rho: number in [0, 1], a schedule in [0, 1], or "measured".
+        rho: number in [0, 1], a schedule in [0, 1], "measured" (here, by drawing twice), or "meter"
+            (by whoever calls `set_alignment`).
         decay: of the running alignment, in [0, 1).
     """
 
@@ -30,11 +31,11 @@ class MixedSettings:
     decay: float = 0.95
 
     def __post_init__(self) -> None:
-        if self.rho != "measured":
+        if self.rho not in ("measured", "meter"):
             try:
                 object.__setattr__(self, "rho", make_schedule(self.rho, "rho", unit=True))
             except ValueError as error:
-                raise ValueError(f'{error} (or rho="measured")') from None
+                raise ValueError(f'{error} (or rho="measured", or rho="meter")') from None
         decay = fraction("decay of the alignment", self.decay, one=False)
         object.__setattr__(self, "decay", decay)
 
@@ -47,6 +48,11 @@ class Mixed(Estimator):
     and none before the first measurement. Each gradient is then drawn twice, since
     ⟨s₁, s₂⟩ of two independent estimates is an unbiased ‖∇‖² where ⟨s, s⟩ would count the noise;
     both draws enter ĝ. ρ is that of earlier batches, so it does not correlate with this one.
+
+    With `rho="meter"` the same ρ follows a cosine that is measured elsewhere, now and then, and
+    handed to `set_alignment`; each gradient is drawn once. An agent's trust meter does so
+    (`needs_alignment` asks for one): one measurement every some hundred updates instead of double
+    draws at each, and against a better reference.
     """
 
     name = "mixed"
@@ -54,6 +60,7 @@ class Mixed(Estimator):
     Settings = MixedSettings
     products: Tensor
     n_calls: Tensor
+    cosine: Tensor
 
     def __init__(self, settings: MixedSettings | None = None) -> None:
         super().__init__()
@@ -63,6 +70,31 @@ class Mixed(Estimator):
         _check_roles(self.pathwise, self.score)
         self.register_buffer("products", torch.zeros(3))  # running ⟨p, s⟩, ⟨p₁, p₂⟩, ⟨s₁, s₂⟩
         self.register_buffer("n_calls", torch.zeros(()))
+        if self.needs_alignment:
+            self.register_buffer("cosine", torch.zeros(()))  # running mean of what was handed over
+
+    @property
+    def needs_alignment(self) -> bool:
+        """Does ρ wait for `set_alignment`? Without it, it stays 1: the score alone."""
+        return bool(self.settings.rho == "meter")
+
+    @torch.no_grad()
+    def set_alignment(self, cosine: float) -> None:
+        """Take a measured cosine in [−1, 1] between the pathwise gradient and the true one; the
+        running mean has rate 1/n until that reaches 1 − decay.
+
+        Raises:
+            ValueError: beyond [−1, 1] or NaN, or ρ does not come from a meter.
+        """
+        if not self.needs_alignment:
+            raise ValueError(
+                f'set_alignment is for mixed with rho="meter"; here rho={self.settings.rho!r}'
+            )
+        if not -1.0 <= cosine <= 1.0:
+            raise ValueError(f"the alignment is a cosine in [-1, 1], got {cosine!r}")
+        self.n_calls += 1
+        rate = (1.0 / self.n_calls).clamp(min=1.0 - self.settings.decay)
+        self.cosine += rate * (cosine - self.cosine)
 
     def set_progress(self, p: float) -> None:
         super().set_progress(p)
@@ -71,7 +103,9 @@ class Mixed(Estimator):
 
     @property
     def alignment(self) -> Tensor:
-        """Running cosine in [−1, 1]; 0 while there is no signal above the noise."""
+        """Running cosine in [−1, 1]; 0 before a measurement and without signal above the noise."""
+        if self.needs_alignment:
+            return self.cosine
         ps, pp, ss = self.products
         usable = (pp > 0) & (ss > 0)
         return torch.where(usable, ps / (pp * ss).clamp(min=1e-30).sqrt(), 0.0).clamp(-1.0, 1.0)
@@ -96,9 +130,10 @@ class Mixed(Estimator):
                 return self.pathwise(dist, f, generator)  # type: ignore[no-any-return]
             if rho == 1.0:
                 return self.score(dist, f, generator)  # type: ignore[no-any-return]
-            score = self.score(dist, f, generator)
-            return rho * score + (1.0 - rho) * self.pathwise(dist, f, generator)  # type: ignore
-        return self._measured(dist, f, generator, rho)
+        elif not self.needs_alignment:
+            return self._measured(dist, f, generator, rho)
+        score = self.score(dist, f, generator)
+        return rho * score + (1.0 - rho) * self.pathwise(dist, f, generator)  # type: ignore
 
     def _measured(
         self,
