@@ -1,6 +1,6 @@
 """How far an estimator's gradient is from the truth, on this distribution and this f."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
@@ -41,12 +41,14 @@ class GradientReport:
 
 
 class _Repeated:
-    """f over n copies of the batch. `table` and `per_factor` are left out: they know [B] only."""
+    """f over n copies of the batch; `table` is left out, since it knows [B] only."""
 
     def __init__(self, f: Objective) -> None:
         self.f = f
         if callable(getattr(f, "baseline", None)):
             self.baseline: Callable[[], Tensor] = self._baseline
+        if callable(getattr(f, "per_factor", None)):
+            self.per_factor: Callable[[Tensor], Tensor] = self._per_factor
         self.n = 1
 
     def __call__(self, one_hot: Tensor) -> Tensor:
@@ -55,6 +57,22 @@ class _Repeated:
     def _baseline(self) -> Tensor:
         b: Tensor = self.f.baseline()  # type: ignore[attr-defined]
         return b.expand(self.n, *b.shape)
+
+    def _per_factor(self, one_hot: Tensor) -> Tensor:
+        per_factor: Callable[[Tensor], Tensor] = self.f.per_factor  # type: ignore[attr-defined]
+        return torch.stack([per_factor(copy) for copy in one_hot])  # [n, B, ΣK]
+
+
+class _Values(_Repeated):
+    """The same without a graph: references from values alone need no slopes."""
+
+    @torch.no_grad()
+    def __call__(self, one_hot: Tensor) -> Tensor:
+        return super().__call__(one_hot)
+
+    @torch.no_grad()
+    def _per_factor(self, one_hot: Tensor) -> Tensor:
+        return super()._per_factor(one_hot)
 
 
 def gradient_report(
@@ -69,7 +87,8 @@ def gradient_report(
 ) -> GradientReport:
     """Measure bias, spread and direction of one estimator.
 
-    The truth is enumeration where ∏K <= `enumerate_up_to`, the mean of n local expectations where
+    The truth is enumeration where ∏K <= `enumerate_up_to` (with one factor, K <= `expand_up_to`
+    too: local expectation would be the same, n times), the mean of n local expectations where
     ΣK <= `expand_up_to`, and of n leave-one-out estimates of 16 samples beyond. Squared norms of
     noisy means are corrected by their own variance, so a small n gives noisy figures but no
     systematic error in the squares. Nothing is accumulated into f's parameters; the estimator is
@@ -86,18 +105,45 @@ def gradient_report(
     Raises:
         ValueError: n < 2 or not an integer, an unknown estimator.
     """
+    (report,) = gradient_reports(
+        [estimator],
+        dist,
+        f,
+        n,
+        generator=generator,
+        enumerate_up_to=enumerate_up_to,
+        expand_up_to=expand_up_to,
+    )
+    return report
+
+
+def gradient_reports(
+    estimators: Sequence[str | Estimator],
+    dist: FactoredCategorical,
+    f: Objective,
+    n: int = 256,
+    *,
+    generator: torch.Generator | None = None,
+    enumerate_up_to: int = 256,
+    expand_up_to: int = 256,
+) -> list[GradientReport]:
+    """`gradient_report` of several estimators against one truth, which is mostly what costs."""
     try:
         n = integer("n", n, 2)
     except ValueError:
         raise ValueError(
             f"gradient_report needs n >= 2 draws, an integer, to see a spread, got n={n!r}"
         ) from None
-    estimator = make_estimator(estimator)
-    repeated = _Repeated(f)
-    mean, spread = _moments(estimator, dist, repeated, n, generator)
-    truth, reference, truth_spread = _truth(
-        dist, f, repeated, n, generator, enumerate_up_to, expand_up_to
-    )
+    built = [make_estimator(estimator) for estimator in estimators]
+    drawn = [_moments(estimator, dist, _Repeated(f), n, generator) for estimator in built]
+    truth, reference, truth_spread = _truth(dist, f, n, generator, enumerate_up_to, expand_up_to)
+    return [_compare(*moments, truth, truth_spread, reference, n) for moments in drawn]
+
+
+def _compare(
+    mean: Tensor, spread: float, truth: Tensor, truth_spread: float, reference: str, n: int
+) -> GradientReport:
+    """The report on ĝ of mean [B, M, K] and tr cov `spread`, against ∇ likewise."""
     # E‖x̄‖² = ‖E x‖² + tr cov x̄ for every noisy mean x̄
     norm2_truth = max(truth.square().sum().item() - truth_spread / n, 0.0)
     norm2_mean = max(mean.square().sum().item() - spread / n, 0.0)
@@ -121,21 +167,21 @@ def gradient_report(
 def _truth(
     dist: FactoredCategorical,
     f: Objective,
-    repeated: _Repeated,
     n: int,
     generator: torch.Generator | None,
     enumerate_up_to: int,
     expand_up_to: int,
 ) -> tuple[Tensor, str, float]:
     """(∇ [B, M, K], its source, tr cov of one draw of it)."""
-    if prod(dist.nvec) <= enumerate_up_to:
-        leaf = _leaf(dist, None)
-        value = Exact(ExactSettings(enumerate_up_to))(leaf, f)
-        return torch.autograd.grad(value.sum(), leaf.theta)[0].double(), "enumeration", 0.0
-    if dist.layout.total <= expand_up_to:
+    joint, total = prod(dist.nvec), dist.layout.total
+    if joint <= max(enumerate_up_to, expand_up_to if dist.layout.m == 1 else 0):
+        exact = Exact(ExactSettings(joint))
+        return _named("enumeration", _moments(exact, dist, _Values(f), n, generator))
+    if total <= expand_up_to:
         local = LocalExpectation(ExactSettings(expand_up_to))
-        return _named("local_expectation", _moments(local, dist, repeated, n, generator))
-    return _named("leave_one_out", _moments(Rloo(RlooSettings(16)), dist, repeated, n, generator))
+        return _named("local_expectation", _moments(local, dist, _Values(f), n, generator))
+    many = Rloo(RlooSettings(16))
+    return _named("leave_one_out", _moments(many, dist, _Values(f), n, generator))
 
 
 def _named(name: str, moments: tuple[Tensor, float]) -> tuple[Tensor, str, float]:
@@ -157,6 +203,11 @@ def _moments(
     generator: torch.Generator | None,
 ) -> tuple[Tensor, float]:
     """(mean ĝ [B, M, K], tr cov of one draw) over n draws, in slices that fit a cache."""
+    if isinstance(estimator, Exact):  # all draws are one, and f.table may serve
+        leaf = _leaf(dist, None)
+        with torch.enable_grad():
+            value = estimator(leaf, f.f)
+        return torch.autograd.grad(value.sum(), leaf.theta)[0].double(), 0.0
     widest = max(1, 2**20 // max(1, dist.theta.numel() * _copies(estimator, dist)))
     total = torch.zeros_like(dist.theta, dtype=torch.float64, requires_grad=False)
     squares = torch.zeros_like(total)
