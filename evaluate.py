@@ -49,7 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def print_evaluation(settings: EvaluateSettings) -> None:
     """Load the run's agent, play the episodes, print the table."""
     import torch
-    from gumbelrl.configs.build import agent_class, env_factory, select_device
+    from gumbelrl.configs.build import (
+        agent_class,
+        env_factory,
+        evaluating,
+        load_normalization,
+        select_device,
+    )
     from gumbelrl.configs.compose import ConfigError, check_config, check_trusted
     from gumbelrl.tracking import RunFolder, best, evaluate, latest, previous, reading
     from rich.console import Console
@@ -79,10 +85,11 @@ def print_evaluation(settings: EvaluateSettings) -> None:
     remedy = f"take checkpoint={earlier.name}" if earlier else "it has no earlier checkpoint"
     with reading(checkpoint / "agent.zip", remedy):
         agent = agent_class(config["agent"]).load(checkpoint / "agent.zip", device=device)
+    statistics = load_normalization(config["env"], checkpoint)
     seed = run_seed(folder, config["seed"]) if settings.seed is None else settings.seed
     result = evaluate(
         agent,
-        env_factory(config["env"]),
+        evaluating(env_factory(config["env"]), lambda: statistics),
         settings.episodes,
         seed,
         deterministic=settings.deterministic,

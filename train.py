@@ -19,7 +19,10 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # A resumed run is the same run; these are the only keys that may change.
 RESUMABLE = ("total_steps", "stop_at_return", "device", "threads", "trust", "tracking")
@@ -170,8 +173,10 @@ class Run:
             build_agent,
             env_factory,
             env_for_agent,
+            evaluating,
             load_agent,
             select_device,
+            settings_source,
         )
         from gumbelrl.configs.compose import ConfigError
         from gumbelrl.tracking import (
@@ -200,10 +205,12 @@ class Run:
                     f"resume: {self.folder.path} has no checkpoint yet; start a new run"
                 )
         self.agent_name = agent_name(config["agent"]["_target_"])
+        self.settings = settings_source(config)
         config["env"] = env_for_agent(config["env"], config["agent"])
         self.env_id = str(config["env"].get("id", config["env"]["_target_"]))
-        self.make_env = env_factory(config["env"])
-        self.env = self.make_env(int(config["env"].get("n_envs", 1)), config["seed"])
+        make_env = env_factory(config["env"])
+        self.env = make_env(int(config["env"].get("n_envs", 1)), config["seed"])
+        self.make_env = evaluating(make_env, self._statistics)
         self.closing.callback(self._close_env)
         if checkpoint is None:
             self.agent = build_agent(config["agent"], self.env, config["seed"], device)
@@ -232,7 +239,6 @@ class Run:
             JsonlWriter,
             LogCallback,
             ProgressCallback,
-            restart_environments,
         )
         from stable_baselines3.common.logger import Logger
 
@@ -250,9 +256,10 @@ class Run:
             config["checkpoint_every"],
             folder.checkpoints,
             self._save_state,
-            after_scheduled=lambda: restart_environments(self.agent, config["seed"]),
+            after_scheduled=self._restart_environments,
         )
         self.earlier_seconds = 0.0
+        self.stored_statistics: dict[str, np.ndarray] = {}
         waiting: dict[str, Any] = {} if checkpoint is None else self._load_state(checkpoint)
         self.logger = Logger(
             str(folder.path), [JsonlWriter(folder.metrics_path, append=checkpoint is not None)]
@@ -272,6 +279,24 @@ class Run:
             self.progress,
         ]
 
+    def _statistics(self) -> dict[str, np.ndarray]:
+        """Those by which the training environments normalise."""
+        from gumbelrl.envs import read_statistics
+
+        normalize = self.agent.get_vec_normalize_env()
+        return {} if normalize is None else read_statistics(normalize)
+
+    def _restart_environments(self) -> None:
+        from gumbelrl.envs import write_statistics
+        from gumbelrl.tracking import restart_environments
+
+        normalize = self.agent.get_vec_normalize_env()
+        if self.stored_statistics and normalize is not None:
+            # Here, because a resumed run has reset its environments once, and followed that.
+            write_statistics(normalize, self.stored_statistics)
+            self.stored_statistics = {}
+        restart_environments(self.agent, self.config["seed"])
+
     def _train(self) -> None:
         self._start()
         try:
@@ -289,7 +314,10 @@ class Run:
         self.wandb = start_wandb(self.tracking, self.folder.path, config)
         self.logger.output_formats.append(self.wandb)
         name = f"{self.agent_name} on {self.env_id}, seed {config['seed']}, {self.agent.device}"
-        print(f"{name}\nrun folder: {self.folder.path}\n{self.wandb.reason}")
+        print(
+            f"{name}\nsettings: {self.settings}\n"
+            f"run folder: {self.folder.path}\n{self.wandb.reason}"
+        )
 
     def _learn(self) -> None:
         self.agent.learn(
@@ -342,6 +370,7 @@ class Run:
             "agent": self.agent_name,
             "env": self.env_id,
             "seed": config["seed"],
+            "settings": self.settings,
             "env_steps": env_steps,
             "wall_seconds": round(self._seconds(), 3),
             "train_seconds": round(self.train_seconds, 3),
@@ -398,7 +427,10 @@ class Run:
         return self.earlier_seconds + time.perf_counter() - self.started
 
     def _save_weights(self, path: Path) -> None:
+        from gumbelrl.configs.build import save_normalization
+
         self.agent.save(path / "agent.zip")
+        save_normalization(self.env, path)
 
     def _save_state(self, path: Path) -> None:
         """Fill a checkpoint with everything that training goes on from."""
@@ -428,10 +460,16 @@ class Run:
 
         Returns what waits for the next row.
         """
-        from gumbelrl.configs.build import without
+        from gumbelrl.configs.build import NORMALIZATION, load_normalization, without
+        from gumbelrl.envs import write_statistics
         from gumbelrl.tracking import cut_metrics, reading, set_random_state
         from gumbelrl.tracking.json_values import from_json
 
+        self.stored_statistics = load_normalization(self.config["env"], checkpoint)
+        normalize = self.agent.get_vec_normalize_env()
+        if normalize is not None:
+            with reading(checkpoint / NORMALIZATION, without(checkpoint)):
+                write_statistics(normalize, self.stored_statistics)
         with reading(checkpoint / "state.json", without(checkpoint)):
             state = json.loads((checkpoint / "state.json").read_text())
             self.earlier_seconds = float(state["wall_seconds"])

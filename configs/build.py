@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecEnv
+
+NORMALIZATION = "normalization.safetensors"  # in a checkpoint, beside agent.zip
 
 
 def select_device(name: str) -> str:
@@ -41,6 +44,21 @@ def agent_name(target: str) -> str:
     return target.rpartition(".")[2]
 
 
+def settings_source(config: Mapping[str, Any]) -> str:
+    """Where the settings of a run come from, in a line."""
+    from gumbelrl.configs.tuned_settings import find_tuned
+
+    if config["resume"] is not None:
+        return "those that the run began with"
+    if not config["tuned"]:
+        return "defaults (tuned=false)"
+    tuned = find_tuned(config)
+    if tuned is not None:
+        return str(tuned)
+    name, id = agent_name(config["agent"]["_target_"]), config["env"].get("id")
+    return f"defaults (no tuned settings for {name} on {id})"
+
+
 def env_factory(node: Mapping[str, Any]) -> Callable[[int, int], VecEnv]:
     """`make_env(n_envs, seed)` from the `env` group."""
     from hydra.utils import instantiate
@@ -51,9 +69,12 @@ def env_factory(node: Mapping[str, Any]) -> Callable[[int, int], VecEnv]:
 
 
 def env_for_agent(env: Mapping[str, Any], agent: Mapping[str, Any]) -> dict[str, Any]:
-    """The `env` group; for an agent that backpropagates through it, our environment of that id."""
+    """The `env` group, with the agent's gamma where rewards are normalised; for an agent that
+    backpropagates through it, our environment of that id."""
     from gumbelrl.envs.registration import find_on_device_id
 
+    if env.get("normalize_reward") and env.get("gamma") is None:
+        env = {**env, "gamma": agent.get("gamma")}  # rewards are scaled by the return it discounts
     found = find_on_device_id(str(env.get("id")))
     if found is None or not getattr(agent_class(agent), "needs_on_device_env", False):
         return dict(env)
@@ -94,6 +115,46 @@ def load_agent(
         with reading(checkpoint / "replay.safetensors", without(checkpoint)):
             agent.load_replay_buffer(checkpoint / "replay.safetensors")
     return agent
+
+
+def save_normalization(env: VecEnv, checkpoint: Path) -> None:
+    """Write the running statistics of an environment that normalises into a checkpoint."""
+    from gumbelrl.envs import read_statistics
+    from safetensors.numpy import save_file
+    from stable_baselines3.common.vec_env import unwrap_vec_normalize
+
+    normalize = unwrap_vec_normalize(env)
+    if normalize is not None:
+        save_file(read_statistics(normalize), str(checkpoint / NORMALIZATION))
+
+
+def load_normalization(node: Mapping[str, Any], checkpoint: Path) -> dict[str, np.ndarray]:
+    """The statistics in a checkpoint; nothing where the `env` group does not normalise.
+
+    Raises:
+        RunFolderError: they are missing or damaged.
+    """
+    from gumbelrl.tracking import reading
+    from safetensors.numpy import load_file
+
+    if not node.get("normalize_obs") and not node.get("normalize_reward"):
+        return {}
+    with reading(checkpoint / NORMALIZATION, without(checkpoint)):
+        return load_file(str(checkpoint / NORMALIZATION))
+
+
+def evaluating(
+    make_env: Callable[[int, int], VecEnv], statistics: Callable[[], Mapping[str, np.ndarray]]
+) -> Callable[[int, int], VecEnv]:
+    """`make_env` of environments that evaluate, normalising by the training's statistics."""
+    from gumbelrl.envs import freeze_statistics
+
+    def make_frozen(n_envs: int, seed: int) -> VecEnv:
+        env = make_env(n_envs, seed)
+        freeze_statistics(env, statistics())
+        return env
+
+    return make_frozen
 
 
 def without(checkpoint: Path) -> str:

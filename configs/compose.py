@@ -50,6 +50,7 @@ class RunSettings:
     run_dir: FolderPath | None
     resume: FolderPath | None
     trust: list[str]
+    tuned: bool = False  # of a run folder from before there was the key
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -107,41 +108,56 @@ def group_options(group: str) -> list[str]:
 def compose(arguments: Sequence[str]) -> dict[str, Any]:
     """Compose config.yaml with command-line overrides in Hydra's grammar, resolved and checked.
 
-    A key that no YAML file mentions is allowed when the target's signature has it. `env=` also
-    takes the id of any environment.
+    Defaults < settings tuned for this agent on this environment < the command line. A key that no
+    YAML file mentions is allowed when the target's signature has it. `env=` also takes the id of
+    any environment.
 
     Raises:
         ConfigError: unknown group option or key (names the nearest), wrong type, out of range.
     """
+    from gumbelrl.configs.tuned_settings import find_tuned
+
+    overrides, later = _open_overrides(arguments)
+    config = _compose(overrides, later)
+    tuned = find_tuned(config) if config.get("tuned") is True else None
+    if tuned is not None:
+        tuned.check(config)
+        config = _compose([*tuned.overrides(), *overrides], later)
+    return check_config(config)
+
+
+def _compose(overrides: list[str], later: Mapping[str, Any]) -> dict[str, Any]:
+    """What Hydra makes of config.yaml and the overrides, unchecked; `later` is set at the end."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-    overrides, env_id = _open_overrides(arguments)
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
             node = hydra.compose("config", overrides)
-        if env_id is not None:  # set here, for an id may hold what Hydra's grammar does not
-            OmegaConf.update(node, "env.id", env_id)
+        for key, value in later.items():
+            OmegaConf.update(node, key, value)
         config = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         key = str(error.full_key)
         raise ConfigError(f"{key} has no value; give one: {key}=...") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(first_line(error)) from error
-    return check_config(typing.cast(dict[str, Any], config))
+    return typing.cast(dict[str, Any], config)
 
 
-def _open_overrides(arguments: Sequence[str]) -> tuple[list[str], str | None]:
-    """Overrides that Hydra's struct mode lets through, and the id where `env=` gives one.
+def _open_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Overrides that Hydra's struct mode lets through, and values to set when it is done: the id
+    that `env=` gives, which may hold what Hydra's grammar does not, and `tuned`, which Hydra takes
+    for the folder of that name.
 
     Signatures decide about keys later.
     """
     opened: list[str] = []
-    env_id = None
+    later: dict[str, Any] = {}
     for text in arguments:
         override = _parse_override(text)
         key, value = override.key_or_group, override.value()
@@ -152,15 +168,26 @@ def _open_overrides(arguments: Sequence[str]) -> tuple[list[str], str | None]:
                 f"no key {key!r}: Hydra only composes here; the run folder is run_dir="
             )
         if key == "env" and str(value) not in group_options("env") and _looks_like_id(str(value)):
-            env_id = str(value)
+            later["env.id"] = str(value)
             opened.append("env=gym")
+        elif key == "tuned":
+            later["tuned"] = value
         elif key in GROUPS:
             opened.append(_group_override(key, str(value)))
         elif override.is_add() or override.is_force_add() or override.is_delete():
             opened.append(text)
         else:
-            opened.append(f"++{text}")
-    return opened, env_id
+            opened += replace_override(key, value, text.partition("=")[2])
+    return opened, later
+
+
+def replace_override(key: str, value: Any, text: str) -> list[str]:
+    """`++key=text`, in place of what stands there.
+
+    Hydra merges mappings, so that a schedule would keep the keys of one of another kind.
+    """
+    whole = isinstance(value, Mapping) and "schedule" in value
+    return [f"++{key}=null"] * whole + [f"++{key}={text}"]
 
 
 def _looks_like_id(name: str) -> bool:
@@ -212,11 +239,16 @@ def check_config(config: dict[str, Any]) -> dict[str, Any]:
             names = [*allowed, *GROUPS]
             raise ConfigError(f"no key {key!r}{nearest(key, names)} Allowed: {', '.join(names)}")
     settings = _settings(RunSettings, top)
-    checked = {group: _check_group(group, config.get(group)) for group in GROUPS}
+    checked = {group: check_group(group, config.get(group)) for group in GROUPS}
     return {**checked, **{name: getattr(settings, name) for name in allowed}}
 
 
-def _check_group(group: str, node: Any) -> dict[str, Any]:
+def check_group(group: str, node: Any) -> dict[str, Any]:
+    """Check the keys and types of one group against its target's signature; fills in defaults.
+
+    Raises:
+        ConfigError: the first mistake.
+    """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{group} needs a _target_: the import path of what it configures")
     target = resolve_target(group, str(node["_target_"]))
@@ -370,7 +402,7 @@ def check_trusted(config: Mapping[str, Any], trust: Sequence[str]) -> None:
     """Refuse a run folder's configuration that would import code not named as trusted.
 
     What a run folder holds is data: `_target_`, wrapper paths and `module:Env` ids may name
-    gumbelrl's own parts and Gymnasium's wrappers; anything else must be in `trust`.
+    gumbelrl's own parts, its wrappers and Gymnasium's; anything else must be in `trust`.
 
     Raises:
         ConfigError: names the first foreign import and the override that would allow it.
@@ -395,7 +427,8 @@ def check_trusted(config: Mapping[str, Any], trust: Sequence[str]) -> None:
             if key.endswith("_target_"):
                 allowed = path in own
             elif re.fullmatch(r"env\.wrappers(\[\d+\])?(\.wrapper)?", key):
-                allowed = "." not in path or path.startswith("gymnasium.wrappers.")
+                wrappers = ("gymnasium.wrappers.", "gumbelrl.envs.")
+                allowed = "." not in path or path.startswith(wrappers)
             elif key == "env.id" and ":" in path:
                 allowed = False
             else:

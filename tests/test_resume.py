@@ -15,6 +15,7 @@ from gumbelrl import evaluate, train
 from gumbelrl.agents.storage import read_agent_file
 from gumbelrl.configs.compose import ConfigError, check_trusted
 from gumbelrl.tracking import RunFolder
+from safetensors.numpy import load_file
 
 pytestmark = pytest.mark.usefixtures("modules_of_the_user")
 
@@ -29,9 +30,27 @@ pytestmark = pytest.mark.usefixtures("modules_of_the_user")
     ],
 )
 def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path, agent, n_envs):
-    arguments = [f"agent={agent}", *SMALL[agent], f"env.n_envs={n_envs}"]
+    resumed_and_undisturbed_end_alike(
+        tmp_path, f"agent={agent}", *SMALL[agent], f"env.n_envs={n_envs}"
+    )
+
+
+@pytest.mark.parametrize("agent", ["ppo", "dqn", "gumbel_sac"])
+def test_a_resumed_run_goes_on_with_its_running_statistics(tmp_path, agent):
+    normalize = ["env.normalize_obs=true", "env.normalize_reward=true", "env.n_envs=2"]
+    ends = resumed_and_undisturbed_end_alike(tmp_path, f"agent={agent}", *SMALL[agent], *normalize)
+    whole, cut = (load_file(end / "normalization.safetensors") for end in ends)
+    assert set(whole) == {
+        f"{of}/{what}" for of in ("obs", "return") for what in ("mean", "var", "count")
+    }
+    assert all((whole[name] == cut[name]).all() for name in whole)
+    assert whole["obs/count"] > 600
+
+
+def resumed_and_undisturbed_end_alike(tmp_path, *arguments):
+    """Returns the last checkpoint of each."""
     # Schedules follow the progress to total_steps, which the shorter run reaches sooner.
-    arguments.append("agent.learning_rate=0.003")
+    arguments += ("agent.learning_rate=0.003", "tuned=false")
     _, whole = run(tmp_path, *arguments, name="whole")
     code, cut = run(tmp_path, *arguments, "total_steps=450", name="cut")
     assert code == 0
@@ -46,6 +65,7 @@ def test_a_resumed_run_ends_where_an_undisturbed_one_does(tmp_path, agent, n_env
     assert set(a) == set(b)
     assert all((a[k] == b[k]).all() for k in a)
     assert rows_as_text(cut) == rows_as_text(whole)
+    return ends
 
 
 def rows_as_text(folder):
