@@ -12,6 +12,7 @@ from gumbelrl.agents.checks import check_float, check_int, check_schedule
 from gumbelrl.agents.differentiable_envs import as_differentiable_env, new_driver
 from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
 from gumbelrl.agents.estimators import build_estimator
+from gumbelrl.agents.fault_watch import FaultWatch
 from gumbelrl.agents.optimization import clip_gradients_per_member
 from gumbelrl.agents.policies import ShacPolicy
 from gumbelrl.agents.storage import PickleFreeAlgorithm
@@ -80,7 +81,9 @@ class GumbelSHAC(PickleFreeAlgorithm):
         policy_kwargs: `ShacPolicy`'s: `net_arch`, `activation`.
 
     The rest are Stable-Baselines3's. Raises ValueError naming the argument and its range, or, for
-    an environment that cannot be differentiated, those that can.
+    an environment that cannot be differentiated, those that can; while it trains, naming the
+    environment and the step that became NaN or infinite (at that step on the CPU, some windows
+    later elsewhere).
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -250,6 +253,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
             total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar
         )
         callbacks.on_training_start(locals(), globals())
+        faults = None if self.driver.validate else FaultWatch(self.device)
         windows = 0
         while self.num_timesteps < total_timesteps:
             window = self._unroll(callbacks)
@@ -258,8 +262,14 @@ class GumbelSHAC(PickleFreeAlgorithm):
             self._update_current_progress_remaining(self.num_timesteps, total_timesteps)
             self._update(window)
             windows += 1
+            if faults is not None:
+                faults.look(window.obs, window.rewards)
+                if windows % METRICS_EVERY == 0:
+                    faults.tell()
             if log_interval is not None and windows % log_interval == 0:
                 self.dump_logs()
+        if faults is not None:
+            faults.tell()
         self._report_episodes()
         callbacks.on_training_end()
         return self

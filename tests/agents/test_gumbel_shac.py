@@ -5,6 +5,7 @@ import known_tasks
 import pytest
 import torch
 from gumbelrl.agents import GumbelSHAC
+from gumbelrl.agents.fault_watch import FaultWatch
 from gumbelrl.agents.gumbel_shac import Window, lambda_returns
 from gumbelrl.agents.policies import ShacPolicy
 from gumbelrl.envs import make_vec_env
@@ -235,6 +236,26 @@ def test_wrappers_that_would_be_left_out_are_refused():
 def test_a_state_that_is_not_finite_is_named():
     with pytest.raises(ValueError, match=r"nan.*environment"):
         make("known/Breaking-v0").learn(1_000)
+
+
+def test_without_a_look_at_every_step_the_first_fault_is_told_later():
+    agent = make("known/Breaking-v0")
+    agent.driver.validate = False  # as on a GPU, where a look would wait for it
+    with pytest.raises(ValueError, match=r"environment \(0, 0\), step 4 since training began"):
+        agent.learn(1_000)
+
+
+def test_fault_watch_keeps_the_first_place():
+    watch = FaultWatch(torch.device("cpu"))
+    obs, rewards = torch.zeros(4, 2, 3, 5), torch.zeros(4, 2, 3)
+    watch.look(obs, rewards)
+    watch.tell()
+    obs[1, 1, 2, 4] = float("inf")
+    rewards[2, 0, 0] = float("nan")
+    watch.look(obs, rewards)
+    watch.look(torch.full_like(obs, float("nan")), rewards)
+    with pytest.raises(ValueError, match=r"environment \(1, 2\), step 6 since training began"):
+        watch.tell()
 
 
 def test_members_of_loaded_agents_and_own_policies(tmp_path):
