@@ -56,7 +56,9 @@ def encode_space(space: spaces.Space) -> dict[str, Any]:
             "dtype": str(space.dtype),
         }
     if isinstance(space, spaces.MultiBinary):
-        return {"kind": "MultiBinary", "n": list(space.shape)}
+        # A number and a shape of one axis are different spaces to Gymnasium.
+        n = space.n if isinstance(space.n, int) else list(space.shape)
+        return {"kind": "MultiBinary", "n": n}
     raise ValueError(f"cannot store the space {space}: known are Box, Discrete and Multi*")
 
 
@@ -66,8 +68,9 @@ def decode_space(data: dict[str, Any]) -> spaces.Space:
     if kind == "Box":
         dtype, shape = np.dtype(data["dtype"]), tuple(data["shape"])
         # A float's str is its shortest exact form, so the bounds come back to the bit.
+        read = "True".__eq__ if dtype == bool else dtype.type
         bounds = [
-            np.array([dtype.type(x) for x in data[side]], dtype).reshape(shape)
+            np.array([read(x) for x in data[side]], dtype).reshape(shape)
             for side in ("low", "high")
         ]
         return spaces.Box(bounds[0], bounds[1], shape, dtype.type)

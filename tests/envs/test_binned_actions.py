@@ -30,6 +30,15 @@ def test_indices_stand_for_evenly_spaced_values(indices, values):
     assert env.step(np.array(indices))[4]["taken"].tolist() == values
 
 
+def test_two_bins_may_be_binary():
+    env = BinnedActions(Arm(), n_bins=2, multi_binary=True)
+    assert env.action_space == gymnasium.spaces.MultiBinary(2)
+    for dtype in (np.int8, np.float32):  # PPO's Bernoulli actions are floats
+        assert env.step(np.array([0, 1], dtype))[4]["taken"].tolist() == [-1, 4]
+    with pytest.raises(ValueError, match="n_bins must be 2"):
+        BinnedActions(Arm(), n_bins=3, multi_binary=True)
+
+
 def test_a_configuration_reaches_it_and_the_step_is_the_environments_own():
     wrapper = {"wrapper": "gumbelrl.envs.BinnedActions", "n_bins": 3}
     binned, plain = make_env("Pendulum-v1", wrappers=[wrapper]), gymnasium.make("Pendulum-v1")
