@@ -5,6 +5,8 @@ import itertools
 import math
 import statistics
 
+import known_envs  # noqa: F401  registers Identity-v0
+import masked_envs  # noqa: F401  registers RandomMask-v0
 import pytest
 import torch
 from gumbelrl.agents import GumbelSAC
@@ -15,6 +17,7 @@ from gumbelrl.agents.critics import (
     MultilinearCritic,
 )
 from gumbelrl.agents.trust_meter import EVALUATIONS, REFERENCES, TrustMeter, check_alignment
+from gumbelrl.envs import make_vec_env
 from gumbelrl.gumbel import Estimator, FactoredCategorical, make_estimator
 
 F64 = torch.float64
@@ -278,9 +281,7 @@ wired = pytest.mark.skipif(
 METER = {"name": "mixed", "rho": "meter"}
 
 
-def make_sac(estimator, trust_every, env="Identity-v0"):
-    import known_envs  # noqa: F401
-
+def make_sac(estimator, trust_every, env="Identity-v0", critic="auto"):
     return GumbelSAC(
         "MlpPolicy",
         env,
@@ -290,7 +291,7 @@ def make_sac(estimator, trust_every, env="Identity-v0"):
         batch_size=16,
         seed=3,
         device="cpu",
-        policy_kwargs={"net_arch": [16]},
+        policy_kwargs={"net_arch": [16], "critic": critic},
     )
 
 
@@ -311,6 +312,25 @@ def test_training_is_the_same_to_the_bit_with_and_without(estimator):
     state = agents[1].estimator.state_dict()
     for key, value in agents[0].estimator.state_dict().items():
         assert torch.equal(value, state[key])
+
+
+@wired
+@pytest.mark.parametrize("critic", ["action_in", "multilinear"])
+def test_so_it_is_with_masks_and_unequal_factors(critic):
+    agents = [
+        make_sac(
+            "reinmax",
+            every,
+            make_vec_env("RandomMask-v0", 2, kwargs={"action_space": "multi_discrete"}),
+            critic,
+        )
+        for every in (0, 7)
+    ]
+    for agent in agents:
+        agent.learn(160, log_interval=None)
+    figures = agents[1].trust.take()
+    assert all(math.isfinite(figure) for figure in figures.values())
+    assert same_weights(*agents)
 
 
 @wired
@@ -336,3 +356,11 @@ def test_a_loaded_agent_goes_on_with_the_same_figures(tmp_path):
 def test_the_agent_refuses_a_driver_without_a_meter():
     with pytest.raises(ValueError, match="trust_every > 0"):
         make_sac(METER, 0)
+
+
+@wired
+def test_auto_chooses_by_the_agents_own_actions():
+    """Identity-v0 has 4 actions: few enough. A temperature beside `exact` is refused."""
+    assert make_sac("auto", 0).estimator.name == "exact"
+    with pytest.raises(ValueError, match="chose 'exact'"):
+        GumbelSAC("MlpPolicy", "Identity-v0", estimator="auto", temperature=0.5, device="cpu")
