@@ -1,4 +1,4 @@
-"""REINFORCE with a learned value baseline: the agent that the others are held against."""
+"""REINFORCE: the agent that the others are held against."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from gumbelrl.agents.action_masks import ActionMasks
 from gumbelrl.agents.action_spaces import FactoredActions
-from gumbelrl.agents.checks import check_float, check_int, check_schedule
+from gumbelrl.agents.baselines import BASELINES, RunningMean, leave_one_out, of_first_step
+from gumbelrl.agents.checks import check_choice, check_float, check_int, check_schedule
+from gumbelrl.agents.episodes import (
+    ROLLOUTS,
+    Rollout,
+    StepStore,
+    episode_numbers,
+    observation_arrays,
+    rewards_to_go,
+)
 from gumbelrl.agents.optimization import clip_gradients
 from gumbelrl.agents.policies import ReinforcePolicy
 from gumbelrl.agents.storage import PickleFreeAlgorithm
@@ -15,35 +25,57 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+DEFAULT_STEPS = {"episodes": 10_000, "steps": 64}  # n_steps=None
 
 
 class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
-    """Monte-Carlo policy gradient, ĝ = Σ_t (G_t − V(s_t)) ∇ log π(a_t | s_t). (Williams 1992.)
+    """Monte-Carlo policy gradient, ĝ = Σ_t (G_t − b_t) ∇ log π(a_t | s_t). (Williams 1992.)
 
-    G_t is the discounted reward-to-go of the whole episode. An episode that was truncated rather
-    than terminated goes on in the value of its last observation: only `terminated` stops it.
-    Each update collects whole episodes with the current policy, takes one step on the actor and
-    `value_steps` regression steps on the baseline. With N environments every environment plays an
-    equal number of whole episodes; those that finish early wait, and waiting steps are counted as
-    environment steps but not trained on.
+    G_t is the discounted reward-to-go and b_t a baseline that knows nothing of a_t, so it changes
+    the variance of ĝ and not its mean:
+
+    | `baseline` | b_t |
+    |---|---|
+    | `"none"` | 0 |
+    | `"running"` | exponentially weighted mean of the returns of earlier updates |
+    | `"value"` | a learned V(s_t) |
+    | `"leave_one_out"` | mean return of the update's other trajectories at the same step t |
+
+    A trajectory is a whole episode, or what one environment did in a rollout of fixed length.
+    Only `terminated` ends a return: where an episode was truncated or a rollout cut, it goes on in
+    V of the last observation. Hence every agent learns V, whatever its baseline.
+
+    Each update takes one actor step and `value_steps` regression steps of V on G. With γ = 1,
+    whole episodes, no normalisation and no clipping, ĝ over the number of episodes is an unbiased
+    estimate of the gradient of the expected return. With γ < 1 and rewards-to-go the weight γ^t of
+    step t is left out, as everywhere in the field; `reward_to_go=False` has it.
 
     Args:
         policy: "MlpPolicy", or a subclass of `ReinforcePolicy`.
         env: a Gymnasium environment, its id, or a Stable-Baselines3 `VecEnv`, with Discrete,
             MultiDiscrete or MultiBinary actions.
         learning_rate: of the actor, > 0: a number or a schedule (see `GumbelSAC`).
-        value_learning_rate: of the baseline, > 0.
+        baseline: "none", "running", "value" or "leave_one_out"; the last needs two trajectories
+            per update: environments, or episodes of one.
+        rollout: "episodes": every environment plays `n_episodes` whole episodes; those that finish
+            early wait, and waiting steps are counted as environment steps but not trained on.
+            "steps": all go on for `n_steps`, and unfinished episodes are cut.
         n_episodes: whole episodes per environment and update, >= 1.
-        value_steps: regression steps on the baseline per update, >= 1.
+        n_steps: vector steps per update, >= 1. Of whole episodes the most, after which those that
+            still run are cut (it matters without a time limit). None: 64, and 10,000 for episodes.
+        reward_to_go: False weighs every step with the return of its whole episode, from the start;
+            it needs rollout="episodes".
         gamma: discount, in [0, 1].
         ent_coef: weight of the analytic entropy bonus, >= 0.
-        normalize_advantage: divide the advantages by their standard deviation over the update.
+        normalize_advantage: divide the advantages by their root mean square over the update.
         max_grad_norm: the actor's gradient is clipped to this norm, > 0.
-        max_rollout_steps: vector steps after which an update is made although episodes still
-            run, >= 1; they are cut and bootstrapped. It matters without a time limit.
+        value_learning_rate: of V, > 0.
+        value_steps: regression steps of V per update, >= 1.
         policy_kwargs: `ReinforcePolicy`'s: `net_arch`, `activation`.
 
     The rest are Stable-Baselines3's. Raises ValueError naming the argument and its range.
@@ -60,14 +92,17 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
         policy: str | type[ReinforcePolicy],
         env: GymEnv | str | None,
         learning_rate: float | dict[str, Any] = 1e-2,
-        value_learning_rate: float = 3e-3,
+        baseline: str = "value",
+        rollout: str = "episodes",
         n_episodes: int = 1,
-        value_steps: int = 10,
+        n_steps: int | None = None,
+        reward_to_go: bool = True,
         gamma: float = 0.99,
         ent_coef: float = 0.0,
         normalize_advantage: bool = True,
         max_grad_norm: float = 1.0,
-        max_rollout_steps: int = 10_000,
+        value_learning_rate: float = 3e-3,
+        value_steps: int = 10,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -77,23 +112,38 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         self._remember_settings(locals())
-        check_float("value_learning_rate", value_learning_rate, low=0, open_low=True)
-        check_int("n_episodes", n_episodes, minimum=1)
-        check_int("value_steps", value_steps, minimum=1)
+        schedule = check_schedule("learning_rate", learning_rate)
+        self.baseline = check_choice("baseline", baseline, BASELINES)
+        self.rollout = check_choice("rollout", rollout, ROLLOUTS)
+        self.n_episodes = check_int("n_episodes", n_episodes, minimum=1)
+        if n_steps is None:
+            n_steps = DEFAULT_STEPS[rollout]
+        check_int("n_steps", n_steps, minimum=1)
+        for name, flag in (
+            ("reward_to_go", reward_to_go),
+            ("normalize_advantage", normalize_advantage),
+        ):
+            if not isinstance(flag, bool):
+                raise ValueError(f"{name} must be True or False, got {flag!r}")
+        if not reward_to_go and rollout == "steps":
+            raise ValueError(
+                "reward_to_go=False needs the return from the episode's start, which a cut episode "
+                "does not have: use rollout='episodes' with it, got rollout='steps'"
+            )
+        self.reward_to_go = reward_to_go
         check_float("gamma", gamma, low=0, high=1)
         check_float("ent_coef", ent_coef, low=0)
-        check_float("max_grad_norm", max_grad_norm, low=0, open_low=True)
-        schedule = check_schedule("learning_rate", learning_rate)
-        self.value_learning_rate = value_learning_rate
-        self.n_episodes = n_episodes
-        self.value_steps = value_steps
         self.normalize_advantage = normalize_advantage
-        self.max_rollout_steps = check_int("max_rollout_steps", max_rollout_steps, minimum=1)
+        check_float("max_grad_norm", max_grad_norm, low=0, open_low=True)
+        self.value_learning_rate = check_float(
+            "value_learning_rate", value_learning_rate, low=0, open_low=True
+        )
+        self.value_steps = check_int("value_steps", value_steps, minimum=1)
         super().__init__(
             policy,  # type: ignore[arg-type]
             env,  # type: ignore[arg-type]
             learning_rate=lambda remaining: schedule(1.0 - remaining),
-            n_steps=1,  # the rollout buffer stays unused: episodes have no fixed length
+            n_steps=n_steps,
             gamma=gamma,
             gae_lambda=1.0,
             ent_coef=ent_coef,
@@ -115,13 +165,22 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
+        per_env = self.n_episodes if self.rollout == "episodes" else 1
+        if self.baseline == "leave_one_out" and self.n_envs * per_env < 2:
+            raise ValueError(
+                "baseline='leave_one_out' needs at least 2 trajectories per update, got "
+                f"{self.n_envs} environment with rollout={self.rollout!r}: use more environments"
+                + (", or n_episodes >= 2" if self.rollout == "episodes" else "")
+            )
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self.policy = self.policy_class(  # type: ignore[assignment]
             self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
         ).to(self.device)
-        self.rollout_buffer = None  # type: ignore[assignment]
+        self.rollout_buffer = None  # type: ignore[assignment]  # `StepStore` has its place
         self._prepare_device()
+        self._running_mean = RunningMean(self.device)
+        self._masks: ActionMasks | None = None
         policy = self.policy
         self._actor_parameters = [
             *policy.actor.parameters(),
@@ -141,6 +200,9 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"actor": self.actor_optimizer, "value": self.value_optimizer}
 
+    def _extra_tensors(self) -> dict[str, Tensor]:
+        return {"running_mean": self._running_mean.state}
+
     def collect_rollouts(
         self,
         env: VecEnv,
@@ -148,84 +210,117 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
         rollout_buffer: RolloutBuffer | None,
         n_rollout_steps: int,
     ) -> bool:
-        """Play `n_episodes` whole episodes in every environment and keep their returns-to-go.
+        """Play whole episodes or a fixed number of steps, and keep them with their returns.
 
         Returns False when the callback stops the training.
         """
-        n_envs = env.num_envs
+        n_envs, policy = env.num_envs, self.policy
+        whole = self.rollout == "episodes"
         assert self._last_obs is not None
-        callback.on_rollout_start()
-        if n_envs > 1:  # with one environment the last episode's reset is the fresh start
+        callback.on_rollout_start()  # may start the environments anew
+        if whole and n_envs > 1:  # with one, the last episode's reset is the fresh start
             self._last_obs = env.reset()  # type: ignore[assignment]
-        self.policy.set_training_mode(False)
-        rewards: list[np.ndarray] = []
-        observations, actions, ends, bootstraps, playing = [], [], [], [], []
+        if self._masks is None or self._masks.env is not env:
+            self._masks = ActionMasks(env, policy.actions)
+        policy.set_training_mode(False)
+        steps = StepStore(min(n_rollout_steps, 512))
+        truncations: list[tuple[int, int, Any]] = []  # time, environment, last observation
         episodes_left = np.full(n_envs, self.n_episodes)
-        while episodes_left.any() and len(rewards) < self.max_rollout_steps:
+        while steps.length < n_rollout_steps and (not whole or episodes_left.any()):
+            mask = self._masks.of(self._last_obs)  # (N, ΣK)
             with torch.no_grad():
                 obs = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-                dist = self.policy.dist(obs)
-                indices = dist.sample(self.generator)  # (N, M)
-            env_actions = self.policy.actions.to_actions(indices.cpu().numpy())
-            new_obs, reward, dones, infos = env.step(env_actions)
+                dist = policy.dist(obs, None if mask is None else mask.to(self.device))
+                indices = dist.sample(self.generator).cpu().numpy()  # (N, M)
+            new_obs, rewards, dones, infos = env.step(policy.actions.to_actions(indices))
             self.num_timesteps += n_envs
+            stored = observation_arrays(self._last_obs)
             self._last_obs = new_obs  # type: ignore[assignment]
+            self._masks.follow(new_obs, dones, infos)
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
+            if mask is not None:
+                stored["mask"] = mask.numpy()
+            steps.add(**stored, action=indices, reward=rewards, end=dones)
+            if not dones.any():
+                continue
             # Episodes of environments that only wait are not the policy's sample.
-            waiting = episodes_left == 0
-            self._update_info_buffer([{} if w else i for w, i in zip(waiting, infos, strict=True)])
-            observations.append(obs)
-            actions.append(indices)
-            rewards.append(reward)
-            ends.append(dones)
-            bootstraps.append(self._truncated_values(dones, infos))
-            playing.append(episodes_left > 0)
-            episodes_left = episodes_left - (dones & (episodes_left > 0))
-
-        if episodes_left.any():  # cut, not ended: the value of where they stand stands for the rest
-            obs = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-            with torch.no_grad():
-                values = self.policy.predict_values(obs).squeeze(-1).cpu().numpy()
-            bootstraps[-1] = np.where(ends[-1], bootstraps[-1], values)
-            ends[-1] = np.ones_like(ends[-1])
-        returns = rewards_to_go(
-            np.array(rewards), np.array(ends), np.array(bootstraps), self.gamma
-        )  # (T, N)
-        keep = torch.from_numpy(np.array(playing)).to(self.device)  # (T, N)
-        self._episodes = (
-            torch.stack(observations)[keep],  # type: ignore[arg-type]  # (B, ...)
-            torch.stack(actions)[keep],  # (B, M)
-            torch.from_numpy(returns).to(self.device, torch.float32)[keep],  # (B,)
-        )
+            ended = dones & (episodes_left > 0) if whole else dones
+            self._update_info_buffer(
+                [info if e else {} for e, info in zip(ended, infos, strict=True)], dones
+            )
+            truncations += [
+                (steps.length - 1, i, infos[i]["terminal_observation"])
+                for i in np.flatnonzero(ended).tolist()
+                if infos[i].get("TimeLimit.truncated", False)
+            ]
+            episodes_left -= ended
+        self._collected = self._finish(steps, truncations)
         callback.on_rollout_end()
         return True
 
-    def _truncated_values(self, dones: np.ndarray, infos: list[dict[str, Any]]) -> np.ndarray:
-        """V of the last observation where an episode was truncated, else 0, [N]."""
-        values = np.zeros(len(infos))
-        for i, info in enumerate(infos):
-            if dones[i] and info.get("TimeLimit.truncated", False):
-                obs, _ = self.policy.obs_to_tensor(info["terminal_observation"])
-                with torch.no_grad():
-                    values[i] = self.policy.predict_values(obs).item()
-        return values
+    def _finish(self, steps: StepStore, truncations: list[tuple[int, int, Any]]) -> Rollout:
+        """The steps with their returns and places in their trajectories.
+
+        `truncations` are (time, environment, last observation). What still runs is cut at
+        `_last_obs`.
+        """
+        ends = steps["end"].copy()  # (T, N)
+        episodes, positions = episode_numbers(ends)
+        n_steps, n_envs = ends.shape
+        if self.rollout == "episodes":
+            keep = episodes < self.n_episodes  # (T, N), not the steps of waiting
+            trajectories = episodes * n_envs + np.arange(n_envs)
+        else:
+            keep = np.ones_like(ends)
+            trajectories = np.broadcast_to(np.arange(n_envs), ends.shape)
+            positions = np.broadcast_to(np.arange(n_steps)[:, None], ends.shape)
+
+        bootstraps = np.zeros(ends.shape)
+        if truncations:
+            times, envs, last = zip(*truncations, strict=True)
+            if isinstance(last[0], dict):
+                obs: Any = {key: np.stack([o[key] for o in last]) for key in last[0]}
+            else:
+                obs = np.stack(last)
+            bootstraps[times, envs] = self._values(obs_as_tensor(obs, self.device))
+        running = ~ends[-1] & keep[-1]
+        if running.any():  # cut, not ended: V of where they stand stands for the rest
+            values = self._values(obs_as_tensor(self._last_obs, self.device))  # type: ignore[arg-type]
+            bootstraps[-1, running] = values[running]
+            ends[-1] = True
+        returns = rewards_to_go(steps["reward"], ends, bootstraps, self.gamma)  # (T, N)
+
+        def flat(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array[keep]).to(self.device)  # (B, ...)
+
+        return Rollout(
+            obs={key: flat(steps[f"obs/{key}"]) for key in self._last_obs}  # type: ignore[arg-type]
+            if isinstance(self._last_obs, dict)
+            else flat(steps["obs"]),
+            actions=flat(steps["action"]),
+            masks=flat(steps["mask"]) if "mask" in steps else None,
+            returns=flat(returns.astype(np.float32)),
+            positions=flat(positions),
+            trajectories=flat(trajectories),
+            n_trajectories=len(np.unique(trajectories[keep])),
+        )
+
+    def _values(self, obs: PyTorchObs) -> np.ndarray:
+        """V of observations [B, ...], without a graph, [B]."""
+        with torch.no_grad():
+            return self.policy.predict_values(obs).squeeze(-1).cpu().numpy()
 
     def train(self) -> None:
-        """One actor step on the collected episodes, then the baseline's regression."""
+        """One actor step on what was collected, then the regression of V."""
         self._n_updates += 1
-        learning_rate = self.lr_schedule(self._current_progress_remaining)
-        self.actor_optimizer.param_groups[0]["lr"] = learning_rate
+        self.actor_optimizer.param_groups[0]["lr"] = self.lr_schedule(
+            self._current_progress_remaining
+        )
         self.value_optimizer.param_groups[0]["lr"] = self.value_learning_rate
-        obs, actions, returns = self._episodes
-        with torch.no_grad():
-            advantage = returns - self.policy.predict_values(obs).squeeze(-1)  # (B,)
-            if self.normalize_advantage and len(advantage) > 1:
-                advantage = advantage / (advantage.std() + 1e-8)
-        dist = self.policy.dist(obs)
-        entropy = dist.entropy().mean()
-        actor_loss = -(advantage * dist.log_prob(actions)).mean() - self.ent_coef * entropy
+        rollout = self._collected
+        actor_loss, metrics = self._actor_loss(rollout)
         self.actor_optimizer.zero_grad()
         actor_loss.backward()
         actor_norm = clip_gradients(self._actor_parameters, self.max_grad_norm)
@@ -233,8 +328,8 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
 
         value_loss = torch.zeros(())
         for _ in range(self.value_steps):
-            value = self.policy.predict_values(obs).squeeze(-1)
-            value_loss = 0.5 * (value - returns).square().mean()
+            value = self.policy.predict_values(rollout.obs).squeeze(-1)
+            value_loss = 0.5 * (value - rollout.returns).square().mean()
             self.value_optimizer.zero_grad()
             value_loss.backward()
             self.value_optimizer.step()
@@ -243,10 +338,48 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
             {
                 "train/actor_loss": actor_loss,
                 "train/value_loss": value_loss,
-                "train/entropy": entropy,
                 "train/actor_grad_norm": actor_norm,
+                **metrics,
             }
         )
+
+    def _actor_loss(self, rollout: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
+        """−Σ_t (Â_t log π(a_t | s_t) + α H_t) over a constant, and metrics. The running mean takes
+        in the returns."""
+        with torch.no_grad():
+            advantages, explained = self._advantages(rollout)
+            if self.normalize_advantage:
+                advantages = advantages / (advantages.square().mean().sqrt() + 1e-8)
+        dist = self.policy.dist(rollout.obs, rollout.masks)
+        log_probs = dist.log_prob(rollout.actions, trusted=True)  # (B,)
+        entropy = dist.entropy()  # (B,)
+        objective = (advantages * log_probs + self.ent_coef * entropy).sum()
+        # Not over the number of steps where episodes choose it: long ones would count for less.
+        count = rollout.n_trajectories if self.rollout == "episodes" else len(advantages)
+        metrics = {"train/entropy": entropy.mean(), "train/baseline_explained": explained}
+        return -objective / count, metrics
+
+    def _advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """G − b of every step, [B], and the share of G's second moment that b takes away."""
+        returns, positions = rollout.returns, rollout.positions
+        if not self.reward_to_go:
+            returns = of_first_step(returns, positions, rollout.trajectories)
+        if self.baseline == "value":
+            baseline = self.policy.predict_values(rollout.obs).squeeze(-1)  # (B,)
+            if not self.reward_to_go:  # V(s_0) is what predicts the whole return
+                baseline = of_first_step(baseline, positions, rollout.trajectories)
+        elif self.baseline == "leave_one_out":
+            baseline = leave_one_out(
+                returns, positions, rollout.n_trajectories, whole=not self.reward_to_go
+            )
+        elif self.baseline == "running":
+            baseline = self._running_mean.value.to(returns.dtype).expand_as(returns)
+            self._running_mean.add(returns)
+        else:
+            baseline = torch.zeros_like(returns)
+        advantages = returns - baseline
+        left = advantages.square().mean() / returns.square().mean().clamp(min=1e-12)
+        return advantages, 1.0 - left
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write one row of metrics: means since the last row."""
@@ -268,25 +401,3 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
         return super().learn(
             total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar
         )
-
-
-def rewards_to_go(
-    rewards: np.ndarray, ends: np.ndarray, bootstraps: np.ndarray, gamma: float
-) -> np.ndarray:
-    """Discounted reward-to-go inside each episode, G_t = r_t + γ (G_{t+1}, or the bootstrap).
-
-    Args:
-        rewards: [T, N].
-        ends: [T, N], true where the episode ended with this step.
-        bootstraps: [T, N], V of the last observation where it was truncated, else 0.
-        gamma: discount.
-
-    Returns:
-        [T, N] float64. Steps after a column's last end count from a value of 0.
-    """
-    returns = np.zeros(rewards.shape)
-    following = np.zeros(rewards.shape[1])
-    for t in reversed(range(len(rewards))):
-        following = rewards[t] + gamma * np.where(ends[t], bootstraps[t], following)
-        returns[t] = following
-    return returns

@@ -8,7 +8,6 @@ import pytest
 import torch
 from gumbelrl.agents import REINFORCE, GumbelSAC
 from gumbelrl.agents.policies import GumbelSACPolicy
-from gumbelrl.agents.reinforce import rewards_to_go
 from gumbelrl.agents.storage import DivergenceError
 from gumbelrl.envs import make_vec_env
 from stable_baselines3 import DQN
@@ -57,13 +56,6 @@ def test_gumbel_sac_solves_identity(estimator, critic, space):
     )
     assert score(agent, space) < 0.7
     agent.learn(1_000)
-    assert score(agent, space) > 0.95
-
-
-@pytest.mark.parametrize("space", list(known_envs.SPACES))
-def test_reinforce_solves_identity(space):
-    agent = make_reinforce(identity(space), gamma=0.0, learning_rate=0.02)
-    agent.learn(4_000)
     assert score(agent, space) > 0.95
 
 
@@ -134,22 +126,6 @@ def test_gumbel_sac_bootstraps_truncation_and_not_termination(truncate, value):
     agent.learn(800)
     table = agent.policy.critic.embed(torch.ones(1, 1))
     torch.testing.assert_close(table, torch.full_like(table, value), rtol=0.03, atol=0)
-
-
-@pytest.mark.parametrize(("truncate", "value"), [(True, 2.0), (False, 1.0)])
-def test_reinforce_bootstraps_truncation_and_not_termination(truncate, value):
-    env = make_vec_env("OneState-v0", 2, kwargs={"truncate": truncate})
-    agent = make_reinforce(env, gamma=0.5)
-    agent.learn(800)
-    assert agent.policy.predict_values(torch.ones(1, 1)).item() == pytest.approx(value, rel=0.03)
-
-
-def test_rewards_to_go_by_hand():
-    rewards = np.array([[1.0, 1.0], [2.0, 1.0], [4.0, 1.0]])
-    ends = np.array([[False, False], [True, False], [False, True]])
-    bootstraps = np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 0.0]])
-    expected = [[1 + 0.5 * 7, 1.75], [2 + 0.5 * 10, 1.5], [4.0, 1.0]]
-    np.testing.assert_allclose(rewards_to_go(rewards, ends, bootstraps, 0.5), expected)
 
 
 # --- the API ---------------------------------------------------------------------------------
@@ -361,21 +337,6 @@ def test_divergence_is_told():
     agent = make_sac(learning_rate=1e9, max_grad_norm=1e30)
     with pytest.raises(DivergenceError, match=r"training diverged: train/\w+ is (inf|nan)"):
         agent.learn(400, log_interval=1)
-
-
-def test_reinforce_counts_only_the_episodes_it_trains_on():
-    env = make_vec_env("CartPole-v1", 8)
-    agent = make_reinforce(env)
-    agent.learn(1, log_interval=None)  # one update: one episode of each environment
-    assert len(agent.ep_info_buffer) == 8
-
-
-def test_reinforce_cuts_episodes_that_never_end():
-    env = make_vec_env("Identity-v0", 2, kwargs={"length": 10**9})
-    agent = make_reinforce(env, gamma=0.5, max_rollout_steps=50)
-    agent.learn(100)
-    assert agent.num_timesteps == 100
-    assert len(agent._episodes[2]) == 100
 
 
 def test_settings_from_numpy_and_schedules_of_the_remaining_progress():
