@@ -12,10 +12,11 @@ every size. Processor time of one core, medians over rounds; batch 128, hidden 6
 from __future__ import annotations
 
 import argparse
+import itertools
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def measure_on_batch(agent: Any, times: int) -> tuple[list[float], list[dict[str
     return milliseconds, figures
 
 
-def meter_table(rounds: int) -> list[str]:
+def meter_table(rounds: int) -> Iterator[str]:
     """The meter on and off."""
     from gumbelrl.agents.trust_meter import REFERENCES, TRUST_EVERY
     from gumbelrl.envs import make_vec_env
@@ -94,7 +95,6 @@ def meter_table(rounds: int) -> list[str]:
     wide = {"net_arch": [256, 256]}
     cases: dict[str, tuple[str, dict[str, Any]]] = {
         "CartPole-v1, heads": ("CartPole-v1", {"critic": "heads"}),
-        "CartPole-v1, heads, 256 wide": ("CartPole-v1", {"critic": "heads", **wide}),
         "CoupledControl 8x5, action_in": ("gumbelrl/CoupledControl-v0", {"critic": "action_in"}),
         "CoupledControl 8x5, multilinear": (
             "gumbelrl/CoupledControl-v0",
@@ -105,11 +105,11 @@ def meter_table(rounds: int) -> list[str]:
             {"critic": "action_in", **wide},
         ),
     }
-    lines = [
-        f"meter every {TRUST_EVERY} updates, 1 update a step",
+    yield f"meter every {TRUST_EVERY} updates, 1 update a step"
+    yield (
         f"{'':40s} {'ms/step':>8s} {'ms each':>8s} {'share':>7s} {'on/off':>7s} "
-        f"{'(range)':>15s} {'cosine':>14s}  reference",
-    ]
+        f"{'(range)':>15s} {'cosine':>14s}  reference"
+    )
     for name, (env, policy_kwargs) in cases.items():
         agents = {
             label: make_sac(make_vec_env(env), policy_kwargs=dict(policy_kwargs), trust_every=every)
@@ -128,23 +128,22 @@ def meter_table(rounds: int) -> list[str]:
         cosines = [row["estimator/cosine"] for row in figures]
         cost = statistics.median(each)
         spread = f"({min(ratios):.3f}-{max(ratios):.3f})"
-        lines.append(
+        yield (
             f"{name:40s} {step:8.2f} {cost:8.1f} {cost / step / TRUST_EVERY:7.2%} "
             f"{statistics.median(ratios):7.3f} {spread:>15s} "
             f"{statistics.mean(cosines):6.3f} ± {statistics.stdev(cosines):.3f}  "
             f"{REFERENCES[int(figures[0]['estimator/reference'])]}"
         )
-    return lines
 
 
-def auto_table(rounds: int) -> list[str]:
+def auto_table(rounds: int) -> Iterator[str]:
     """Updates over those of st_gumbel."""
     from gumbelrl.agents.estimators import choose_estimator
 
-    lines = [
+    yield (
         f"{'critic':16s} {'nvec':>8s} {'prod':>9s} {'sum':>5s} {'st_gumbel':>10s} {'exact':>7s} "
         f"{'local_expectation':>18s}  auto"
-    ]
+    )
     sizes = [((k,), "heads", 64) for k in (2, 256)]
     sizes += [((k,), "action_in", 64) for k in (2, 16, 32, 64)]
     sizes += [((5,) * m, "action_in", 64) for m in (2, 3, 8, 10, 16, 32)]
@@ -169,14 +168,13 @@ def auto_table(rounds: int) -> list[str]:
         }
         label = str(nvec[0]) if len(nvec) == 1 else f"{nvec[0]}^{len(nvec)}"
         cells = {name: f"{times[name]:.2f}" if name in times else "" for name in times}
-        lines.append(
+        yield (
             f"{critic + (', 256 wide' if width == 256 else ''):16s} {label:>8s} "
             f"{float(np.prod(nvec, dtype=float)):9.3g} {sum(nvec):5d} "
             f"{statistics.median(base) / 20 * 1e3:7.2f} ms {cells.get('exact', ''):>7s} "
             f"{cells.get('local_expectation', ''):>18s}  "
-            f"{choose_estimator(nvec, heads=critic == 'heads')}"
+            f"{choose_estimator(nvec, per_factor=critic != 'action_in')}"
         )
-    return lines
 
 
 def main() -> None:
@@ -187,9 +185,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
-    text = "\n".join([*meter_table(rounds), "", *auto_table(rounds)])
+    lines = []
+    for line in itertools.chain(meter_table(rounds), [""], auto_table(rounds)):
+        print(line, flush=True)
+        lines.append(line)
+    text = "\n".join(lines)
     note = f"{platform.machine()}, one core, torch {torch.__version__}, {rounds} rounds"
-    print(f"{text}\n\n{note}")
+    print(f"\n{note}")
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "trust_meter.txt").write_text(
         f"$ python -m benchmarks.trust_meter --rounds {rounds}\n{text}\n\n{note}\n"
