@@ -37,7 +37,7 @@ from gumbelrl.gumbel.mixed import Mixed
 from torch import Tensor
 
 TRUST_EVERY = 500
-"""Gradient updates between measurements: below 1 % of training time on every case of `python -m
+"""Gradient updates between measurements: below 2 % of training time on every case of `python -m
 benchmarks.trust_meter`, and a hundred measurements in a run of 50,000 updates."""
 
 EVALUATIONS = 32 * 8 * 40
