@@ -243,6 +243,20 @@ class ReinforcePolicy(CategoricalPolicy):
         return indices + self.action_start, self.predict_values(obs), dist.log_prob(indices)
 
 
+class ReinforceCnnPolicy(ReinforcePolicy):
+    """`ReinforcePolicy` for images and grids; arguments are the same."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"features_extractor_class": ImageExtractor, **kwargs})
+
+
+class ReinforceMultiInputPolicy(ReinforcePolicy):
+    """`ReinforcePolicy` for dictionaries of arrays; arguments are the same."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"features_extractor_class": CombinedExtractor, **kwargs})
+
+
 class ShacPolicy(BasePolicy):
     """Actors and critics of S seeds, batched; `predict` is seed number 0's.
 

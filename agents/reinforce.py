@@ -19,7 +19,11 @@ from gumbelrl.agents.episodes import (
     rewards_to_go,
 )
 from gumbelrl.agents.optimization import clip_gradients
-from gumbelrl.agents.policies import ReinforcePolicy
+from gumbelrl.agents.policies import (
+    ReinforceCnnPolicy,
+    ReinforceMultiInputPolicy,
+    ReinforcePolicy,
+)
 from gumbelrl.agents.storage import PickleFreeAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -56,7 +60,8 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
     step t is left out, as everywhere in the field; `reward_to_go=False` has it.
 
     Args:
-        policy: "MlpPolicy", or a subclass of `ReinforcePolicy`.
+        policy: "MlpPolicy", "CnnPolicy" for images and grids, "MultiInputPolicy" for dictionaries,
+            or a subclass of `ReinforcePolicy`.
         env: a Gymnasium environment, its id, or a Stable-Baselines3 `VecEnv`, with Discrete,
             MultiDiscrete or MultiBinary actions.
         learning_rate: of the actor, > 0: a number or a schedule (see `GumbelSAC`).
@@ -83,6 +88,8 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "MlpPolicy": ReinforcePolicy,
+        "CnnPolicy": ReinforceCnnPolicy,
+        "MultiInputPolicy": ReinforceMultiInputPolicy,
         "ReinforcePolicy": ReinforcePolicy,
     }
     policy: ReinforcePolicy  # type: ignore[assignment]
@@ -378,8 +385,9 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
         else:
             baseline = torch.zeros_like(returns)
         advantages = returns - baseline
-        left = advantages.square().mean() / returns.square().mean().clamp(min=1e-12)
-        return advantages, 1.0 - left
+        power = returns.square().mean()
+        explained = 1.0 - advantages.square().mean() / power
+        return advantages, explained.where(power > 1e-8, 0.0)  # of returns that are 0, nothing
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write one row of metrics: means since the last row."""
