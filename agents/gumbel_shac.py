@@ -76,6 +76,10 @@ class GumbelSHAC(PickleFreeAlgorithm):
         estimator: a pathwise estimator's name, or `{"name": ..., **settings}`.
         temperature: τ > 0 or a schedule; None leaves the estimator's own.
         ent_coef: α >= 0.
+        actor_beta2: β₂ of the actor's Adam, in [0, 1). A solved task has a small gradient; once
+            Adam has forgotten the larger ones it is scaled up to full steps again, and the policy
+            walks off along its noise. 0.99 holds a solved CartPole far better than 0.95 and is
+            slower where much is left to refine: docs/environments.md.
         max_grad_norm: gradients of actor and critic are clipped to this norm, > 0.
         n_seeds: S, >= 1.
         policy_kwargs: `ShacPolicy`'s: `net_arch`, `activation`.
@@ -112,6 +116,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
         estimator: str | dict[str, Any] = "st_gumbel",
         temperature: float | dict[str, Any] | None = None,
         ent_coef: float = 0.0,
+        actor_beta2: float = 0.95,
         max_grad_norm: float = 1.0,
         n_seeds: int = 1,
         policy_kwargs: dict[str, Any] | None = None,
@@ -141,6 +146,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
         check_float("actor_lambda", actor_lambda, low=0, high=1, open_low=True)
         check_float("polyak", polyak, low=0, high=1, open_low=True)
         check_float("ent_coef", ent_coef, low=0)
+        check_float("actor_beta2", actor_beta2, low=0, high=1, open_high=True)
         check_float("max_grad_norm", max_grad_norm, low=0, open_low=True)
         schedule = check_schedule("learning_rate", learning_rate)
         self.value_lr_schedule = check_schedule("value_learning_rate", value_learning_rate)
@@ -159,6 +165,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
         self.value_batches = value_batches
         self.polyak = polyak
         self.ent_coef = ent_coef
+        self.actor_beta2 = actor_beta2
         self.max_grad_norm = max_grad_norm
         self.n_seeds = n_seeds
         vec_env = None if env is None else as_differentiable_env(env)
@@ -198,7 +205,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
         self._value_parameters = list(policy.value_net.parameters())
         self._target_parameters = list(policy.value_target.parameters())
         self.actor_optimizer = torch.optim.Adam(
-            self._actor_parameters, self.lr_schedule(1.0), betas=(0.9, 0.95), fused=True
+            self._actor_parameters, self.lr_schedule(1.0), betas=(0.9, self.actor_beta2), fused=True
         )
         self.value_optimizer = torch.optim.Adam(
             self._value_parameters, self.value_lr_schedule(0.0), fused=True

@@ -36,6 +36,7 @@ AGENTS = {
     "gumbel_sac": "GumbelSAC, st_gumbel",
     "gumbel_sac_exact": "GumbelSAC, exact",
     "gumbel_shac": "GumbelSHAC, st_gumbel",
+    "gumbel_shac_b2": "GumbelSHAC, β₂ .99",
     "reinforce": "REINFORCE, learned value",
     "ppo": "SB3 PPO, zoo settings",
     "rejax_ppo": "rejax PPO, its settings",
@@ -51,8 +52,9 @@ def make_agent(name: str, seed: int) -> Any:
         return jax_peers.RejaxPPO(seed)
     if name == "ppo":
         return make_zoo_ppo(seed)
-    if name == "gumbel_shac":
-        return GumbelSHAC("MlpPolicy", ENV, seed=seed, device="cpu")
+    if name.startswith("gumbel_shac"):
+        beta2 = 0.99 if name == "gumbel_shac_b2" else 0.95  # the latter is the default
+        return GumbelSHAC("MlpPolicy", ENV, actor_beta2=beta2, seed=seed, device="cpu")
     env = make_vec_env(ENV, seed=seed)
     if name == "reinforce":
         return REINFORCE("MlpPolicy", env, seed=seed, device="cpu")

@@ -1,6 +1,7 @@
 """GumbelSHAC by the clock: training throughput, the price of many seeds, and sparse rewards.
 
     python -m benchmarks.shac
+    python -m benchmarks.shac --only throughput|seeds|sparse|staying
 
 Throughput is env steps per second of training on CartPole, evaluation left out, beside
 Stable-Baselines3's PPO (rl_zoo3's settings) and A2C and, where `gumbelrl[jax]` is installed,
@@ -9,7 +10,12 @@ the median round counts, in processor time of one thread, so that other work fav
 1,024 environments our critic takes each of its eight steps on an eighth of the window, and rejax's
 PPO has windows of 100 steps in 5 epochs of 50 batches.
 Sparse: Acrobot and MountainCar pay −1 a step until the goal, so a first-order gradient sees nothing
-but the value function.
+but the value function. "goals seen" counts the training episodes that reached the goal, "std of V"
+is the value function's spread over the states that the environments were in at the end: where no
+episode reached the goal, V is flat and there is nothing to climb.
+Staying: what becomes of a solved CartPole when training goes on, ten seeds, and what the settings
+of the actor's Adam do to it. A solved task has a small gradient, which Adam scales up again as soon
+as its second moment has forgotten the larger ones.
 """
 
 from __future__ import annotations
@@ -110,51 +116,128 @@ def price_of_seeds() -> list[str]:
 
 def sparse() -> list[str]:
     """Mean return of five seeds on Acrobot and MountainCar, several settings, 200,000 steps."""
+    import torch
     from gumbelrl.agents import GumbelSHAC
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Goals(BaseCallback):
+        seen = torch.zeros(5)
+
+        def _on_step(self) -> bool:
+            self.seen = self.seen + self.locals["step"].terminated.sum(-1)
+            return True
 
     settings: dict[str, dict[str, Any]] = {
         "defaults": {},
-        "γ .99, H 32": {"gamma": 0.99, "horizon": 32},
         "γ .99, H 32, entropy .05": {"gamma": 0.99, "horizon": 32, "ent_coef": 0.05},
     }
-    lines = [f"{'sparse rewards':20s} {'settings':26s} {'random':>8s} {'mean':>8s}  five seeds"]
+    lines = [
+        f"{'sparse rewards':16s} {'settings':26s} {'random':>6s} {'mean':>7s}  "
+        f"{'five seeds':26s} {'goals seen':>26s} {'std of V':>9s}"
+    ]
     for id in ("Acrobot-v1", "MountainCar-v0"):
         for label, chosen in settings.items():
             agent = GumbelSHAC("MlpPolicy", id, n_seeds=5, seed=0, device="cpu", **chosen)
             low = agent.evaluate_seeds(100, deterministic=False).mean().item()
-            agent.learn(200_000, log_interval=None)
+            goals = Goals()
+            agent.learn(200_000, callback=goals, log_interval=None)
             scores = agent.evaluate_seeds(100).tolist()
-            listed = " ".join(f"{score:.0f}" for score in scores)
+            with torch.no_grad():
+                value = agent.policy.value_net(agent.driver.observe()).squeeze(-1)  # (S, N)
             lines.append(
-                f"{id:20s} {label:26s} {low:8.0f} {statistics.mean(scores):8.1f}  {listed}"
+                f"{id:16s} {label:26s} {low:6.0f} {statistics.mean(scores):7.1f}  "
+                f"{listed(scores):26s} {listed(goals.seen.tolist()):>26s} "
+                f"{value.std(-1).mean().item():9.2f}"
             )
     return lines
 
 
+def listed(numbers: list[float]) -> str:
+    return " ".join(f"{number:.0f}" for number in numbers)
+
+
+def staying() -> list[str]:
+    """CartPole: steps to 475, then the share of ten seeds that have it after more training."""
+    from gumbelrl.agents import GumbelSHAC
+
+    settings: dict[str, dict[str, Any]] = {
+        "defaults, β₂ .95": {},
+        "β₂ .99": {"actor_beta2": 0.99},
+        "β₂ .999": {"actor_beta2": 0.999},
+        "rate falling to 0": {"learning_rate": lambda left: 3e-3 * left},
+        "ε 1e-3": {"eps": 1e-3},
+    }
+    marks = (20_000, 50_000, 100_000)
+    lines = [
+        f"{'staying at 475, ten seeds':26s} {'median steps to 475':>20s}"
+        + "".join(f"{f'held @{mark // 1000} k':>13s}" for mark in marks)
+        + f"{'mean @100 k':>13s}"
+    ]
+    for label, chosen in settings.items():
+        chosen = dict(chosen)
+        eps = chosen.pop("eps", 1e-8)
+        agent = GumbelSHAC("MlpPolicy", "CartPole-v1", n_seeds=10, seed=0, device="cpu", **chosen)
+        agent.actor_optimizer.param_groups[0]["eps"] = eps
+        first = [float("inf")] * 10
+        means: dict[int, list[float]] = {}
+
+        def watch(*_: Any, agent: Any = agent, first: Any = first, means: Any = means) -> bool:
+            steps = agent.num_timesteps
+            if steps % 1_024 == 0:
+                for i, score in enumerate(agent.evaluate_seeds(20, seed=steps).tolist()):
+                    if score >= 475:
+                        first[i] = min(first[i], steps)
+            for mark in marks:
+                if steps >= mark and mark not in means:
+                    means[mark] = agent.evaluate_seeds(100).tolist()
+            return True
+
+        agent.learn(marks[-1], callback=watch, log_interval=None)
+        held = [sum(score >= 475 for score in means[mark]) for mark in marks]
+        lines.append(
+            f"{label:26s} {statistics.median(first):20,.0f}"
+            + "".join(f"{f'{count} / 10':>13s}" for count in held)
+            + f"{statistics.mean(means[marks[-1]]):13.0f}"
+        )
+    return lines
+
+
+SECTIONS: dict[str, Callable[[], list[str]]] = {
+    "throughput": throughput,
+    "seeds": price_of_seeds,
+    "sparse": sparse,
+    "staying": staying,
+}
+
+
+def store(name: str, lines: list[str]) -> None:
+    """Put a table into the results in place of its former self."""
+    path = RESULTS / "shac.txt"
+    text = path.read_text() if path.exists() else ""
+    blocks = dict(block.split("\n", 1) for block in text.split("$ ")[1:])
+    command = "python -m benchmarks.shac --only {}"
+    note = (
+        f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread; seconds are processor "
+        "time, beside other work"
+    )
+    blocks[command.format(name)] = "\n".join([*lines, note, "\n"])
+    ordered = [c for c in map(command.format, SECTIONS) if c in blocks]
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text("".join(f"$ {c}\n{blocks[c].rstrip()}\n\n" for c in ordered).rstrip() + "\n")
+
+
 def main() -> None:
-    """Print all three tables and store them."""
+    """Print the tables and store each as it is done."""
     import torch
 
-    sections: dict[str, Callable[[], list[str]]] = {
-        "throughput": throughput,
-        "seeds": price_of_seeds,
-        "sparse": sparse,
-    }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", choices=list(sections), help="one table, printed, not stored")
+    parser.add_argument("--only", choices=list(SECTIONS), help="one table")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.only:
-        print("\n".join(sections[options.only]()))
-        return
-    blocks = []
-    for section in sections.values():
-        blocks.append("\n".join(section()))
-        print(blocks[-1], "\n", flush=True)
-    note = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread"
-    text = "$ python -m benchmarks.shac\n" + "\n\n".join(blocks) + f"\n\n{note}\n"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "shac.txt").write_text(text)
+    for name in [options.only] if options.only else SECTIONS:
+        lines = SECTIONS[name]()
+        print("\n".join(lines), "\n", flush=True)
+        store(name, lines)
 
 
 if __name__ == "__main__":

@@ -194,6 +194,7 @@ def test_gradient_norms_by_depth_are_logged():
         ({"n_envs": 0}, "n_envs must be an integer >= 1, got 0"),
         ({"horizon": 0}, "horizon must be an integer >= 1, got 0"),
         ({"actor_lambda": 0.0}, r"actor_lambda must be a number in \(0, 1\]"),
+        ({"actor_beta2": 1.0}, r"actor_beta2 must be a number in \[0, 1\), got 1.0"),
         ({"estimator": "reinforce"}, "needs a pathwise estimator"),
         ({"temperature": -1}, "temperature must be a finite number > 0, got -1"),
         ({"env": "Taxi-v4"}, r"cannot be differentiated. These can: .*gumbelrl/CartPole-v1"),
