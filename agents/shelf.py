@@ -24,7 +24,7 @@ from gymnasium import spaces
 from sb3_contrib.common.maskable.utils import is_masking_supported
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.type_aliases import GymEnv, TrainFrequencyUnit
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -104,6 +104,15 @@ class OffPolicyShelfAlgorithm(ShelfAlgorithm):
 
     COUNTERS: ClassVar[tuple[str, ...]] = ShelfAlgorithm.COUNTERS
     replay_buffer: ReplayBuffer | None
+    train_freq: Any
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if self.train_freq.unit == TrainFrequencyUnit.EPISODE and self.n_envs > 1:
+            raise ValueError(
+                f"train_freq in episodes needs one environment, got n_envs={self.n_envs}; "
+                "give train_freq in steps"
+            )
 
     def save_replay_buffer(self, path: Any) -> None:
         """Write the stored transitions as safetensors; nothing in the file can execute."""

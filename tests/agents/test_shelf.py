@@ -10,6 +10,8 @@ import pytest
 import torch
 from gumbelrl import evaluate, train
 from gumbelrl.agents import A2C, DQN, PPO, QRDQN, SAC, MaskablePPO
+from gumbelrl.envs import make_vec_env
+from gumbelrl.tracking import read_metrics
 from stable_baselines3.common.evaluation import evaluate_policy
 
 SMALL_NET = {"net_arch": [16]}
@@ -40,17 +42,18 @@ def env_for(agent):
 @pytest.mark.parametrize(
     ("agent", "action_space", "settings", "steps"),
     [
-        (PPO, "discrete", {"n_steps": 128, "learning_rate": 3e-3, "gamma": 0.0}, 3000),
-        (PPO, "multi_discrete", {"n_steps": 128, "learning_rate": 3e-3, "gamma": 0.0}, 3000),
-        (PPO, "multi_binary", {"n_steps": 128, "learning_rate": 3e-3, "gamma": 0.0}, 3000),
-        (A2C, "discrete", {"learning_rate": 3e-3, "gamma": 0.0}, 4000),
-        (DQN, "discrete", {"learning_rate": 3e-3, "gamma": 0.0, "target_update_interval": 1}, 2500),
-        (QRDQN, "discrete", {"learning_rate": 3e-3, "gamma": 0.0, "batch_size": 64}, 2000),
+        (PPO, "discrete", {"n_steps": 128}, 2000),
+        (PPO, "multi_discrete", {"n_steps": 128}, 2000),
+        (PPO, "multi_binary", {"n_steps": 128}, 2000),
+        (A2C, "discrete", {}, 2500),
+        (DQN, "discrete", {"target_update_interval": 1}, 1500),
+        (QRDQN, "discrete", {"batch_size": 64, "policy_kwargs": {"n_quantiles": 10}}, 1500),
     ],
 )
 def test_they_solve_the_identity_task(agent, action_space, settings, steps):
     env = identity(action_space)
-    model = agent("MlpPolicy", env, seed=0, device="cpu", **settings).learn(steps)
+    quick = {"learning_rate": 3e-3, "gamma": 0.0, "device": "cpu", "seed": 0}
+    model = agent("MlpPolicy", env, **quick, **settings).learn(steps)
     mean, _ = evaluate_policy(model, env, n_eval_episodes=5, warn=False)
     assert mean > 19  # of 20
 
@@ -134,6 +137,13 @@ def test_settings_out_of_range_are_named(settings, message):
         PPO("MlpPolicy", identity(), **settings)
 
 
+def test_training_by_episodes_is_for_one_environment():
+    by_episodes = {**SETTINGS[DQN], "train_freq": [1, "episode"]}
+    DQN("MlpPolicy", identity(), **by_episodes).learn(100)
+    with pytest.raises(ValueError, match="needs one environment, got n_envs=2"):
+        DQN("MlpPolicy", make_vec_env("known_envs:Identity-v0", 2), **by_episodes)
+
+
 def test_schedules_reach_the_library():
     linear = {"schedule": "linear", "start": 0.4, "end": 0.0}
     model = PPO("MlpPolicy", identity(), learning_rate=linear, clip_range=linear)
@@ -183,3 +193,6 @@ def test_masks_hold_in_training_and_in_evaluation(tmp_path):
     assert train.main([*command, *RUN, "total_steps=400", f"run_dir={folder}"]) == 0
     assert json.loads((folder / "summary.json").read_text())["eval"]["return_mean"] == 10
     assert evaluate.main([f"run={folder}", "episodes=3"]) == 0
+    rows = [r for r in read_metrics(folder / "metrics.jsonl") if "train/loss" in r]
+    assert rows
+    assert all(row["train/entropy"] == 0 for row in rows)  # one action is allowed at a time
