@@ -435,7 +435,6 @@ class Run:
     def _save_state(self, path: Path) -> None:
         """Fill a checkpoint with everything that training goes on from."""
         from gumbelrl.tracking import random_state
-        from gumbelrl.tracking.json_values import as_json
 
         self._save_weights(path)
         if hasattr(self.agent, "save_replay_buffer"):
@@ -447,13 +446,20 @@ class Run:
             "episodes": list(self.agent.ep_info_buffer or ()),
             "successes": [bool(success) for success in self.agent.ep_success_buffer or ()],
             "random": random_state(),
-            # What the agent has handed over for the next row of metrics.
-            "waiting": {
-                name: (as_json(value), self.logger.name_to_count[name])
-                for name, value in self.logger.name_to_value.items()
-            },
+            "waiting": self._waiting_metrics(),
         }
         (path / "state.json").write_text(json.dumps(state))
+
+    def _waiting_metrics(self) -> dict[str, tuple[Any, int]]:
+        """What the agent has handed over for the next row of metrics, with how many values each
+        is the mean of. Figures and the like are left out: no row of metrics.jsonl holds them."""
+        from gumbelrl.tracking.json_values import as_json
+
+        waiting = {}
+        for name, value in self.logger.name_to_value.items():
+            with suppress(TypeError):
+                waiting[name] = (as_json(value), self.logger.name_to_count[name])
+        return waiting
 
     def _load_state(self, checkpoint: Path) -> dict[str, Any]:
         """Put back what `_save_state` wrote beside the agent, and cut later rows of metrics.

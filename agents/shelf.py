@@ -102,7 +102,6 @@ class ShelfAlgorithm(PickleFreeAlgorithm):
 class OffPolicyShelfAlgorithm(ShelfAlgorithm):
     """With a replay that is written as safetensors."""
 
-    COUNTERS: ClassVar[tuple[str, ...]] = ShelfAlgorithm.COUNTERS
     replay_buffer: ReplayBuffer | None
     train_freq: Any
 
