@@ -3,7 +3,7 @@
     python -m benchmarks.cartpole              ten seeds each, the table and the learning curves
     python -m benchmarks.cartpole --agents rejax_ppo      ten seeds, put beside the stored ones
     python -m benchmarks.cartpole --seeds 3 --agents gumbel_sac,ppo      printed, not stored
-    python -m benchmarks.cartpole --plot       draw the curves again from the stored results
+    python -m benchmarks.cartpole --plot       table and curves again from the stored results
 
 GumbelSHAC trains on the on-device CartPole, which equals Gymnasium's step by step, the others on
 Gymnasium's; all are evaluated on Gymnasium's. Every agent is stopped at 50,000 environment steps,
@@ -195,6 +195,13 @@ def plot(results: list[dict[str, Any]]) -> None:
     print(f"drew {PICTURE.relative_to(PICTURE.parents[1])}")
 
 
+def show(runs: list[dict[str, Any]], machine: str) -> None:
+    """Write the table and the picture."""
+    text = f"$ python -m benchmarks.cartpole\n{table(runs)}\n\n{machine}\n"
+    (RESULTS / "cartpole.txt").write_text(text)
+    plot(runs)
+
+
 def main() -> None:
     """Run what is asked for, print the table, store everything beside it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -202,11 +209,12 @@ def main() -> None:
     available = [name for name in AGENTS if name != "rejax_ppo" or jax_peers.installed()]
     parser.add_argument("--agents", help=f"names, with commas: {', '.join(AGENTS)}; else all")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time")
-    parser.add_argument("--plot", action="store_true", help="only draw the stored results")
+    parser.add_argument("--plot", action="store_true", help="only show the stored results")
     options = parser.parse_args()
     path = RESULTS / "cartpole.json"
     if options.plot:
-        plot(json.loads(path.read_text())["runs"])
+        stored = json.loads(path.read_text())
+        show(stored["runs"], stored["machine"])
         return
     names = options.agents.split(",") if options.agents else available
     unknown = sorted(set(names) - set(AGENTS))
@@ -234,9 +242,7 @@ def main() -> None:
         stored = json.loads(path.read_text())["runs"] if path.exists() else []
         runs = [r for r in stored if r["agent"] not in names] + results
         path.write_text(json.dumps({"machine": machine, "runs": runs}))
-        text = f"$ python -m benchmarks.cartpole\n{table(runs)}\n\n{machine}\n"
-        (RESULTS / "cartpole.txt").write_text(text)
-        plot(runs)
+        show(runs, machine)
 
 
 if __name__ == "__main__":
