@@ -10,7 +10,7 @@ import torch
 from gumbelrl.agents.action_masks import MaskedPrediction
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.checks import check_choice, check_float, check_int, check_schedule
-from gumbelrl.agents.critics import CriticObjective, HeadsCritic
+from gumbelrl.agents.critics import CriticObjective
 from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.optimization import clip_gradients
@@ -21,6 +21,7 @@ from gumbelrl.agents.policies import (
 )
 from gumbelrl.agents.replay import TensorReplayBuffer, Transitions, map_observations
 from gumbelrl.agents.storage import PickleFreeAlgorithm
+from gumbelrl.agents.trust_meter import TRUST_EVERY, TrustMeter, check_alignment
 from gumbelrl.gumbel import Estimator, make_schedule
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
@@ -67,13 +68,17 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         uniform_mix: share of uniformly random actions among those taken in training, in [0, 1], or
             a schedule. The policy that is learned, and evaluated, is left as it is.
         estimator: a name from `gumbelrl.gumbel.ESTIMATORS`, a dict `{"name": ..., **settings}`,
-            or an `Estimator`.
+            an `Estimator`, or "auto": exact or the local expectation where actions are few enough
+            to enumerate, else straight-through Gumbel-Softmax.
         temperature: τ > 0 of the estimator's backward pass or a schedule; None leaves its own.
         forward_temperature: T > 0 or a schedule: the policy is softmax(logits / T) everywhere.
         ent_coef: entropy coefficient α >= 0, or "auto" to learn it towards `target_entropy`.
         target_entropy: as a fraction of the largest entropy Σ_m log K_m, in [0, 1].
-        actor_objective: "mean" over the critics, or "min" per action (critic "heads").
+        actor_objective: "mean" over the critics, or "min" per action (critics "heads" and
+                "multilinear").
         max_grad_norm: gradients of actor and critics are clipped to this norm, > 0.
+        trust_every: gradient steps between measurements of how far the estimator's gradient can be
+            trusted, logged as `estimator/*` (see `TrustMeter`), >= 0; 0 never measures.
         policy_kwargs: `GumbelSACPolicy`'s: `net_arch`, `activation`, `critic`, `n_critics`,
             `layer_norm`.
 
@@ -114,6 +119,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         target_entropy: float = 0.3,
         actor_objective: str = "mean",
         max_grad_norm: float = 10.0,
+        trust_every: int = TRUST_EVERY,
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -147,7 +153,8 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
                 raise ValueError(f"ent_coef must be a number >= 0 or 'auto', got {ent_coef!r}")
             check_float("ent_coef", ent_coef, low=0)
         schedule = check_schedule("learning_rate", learning_rate)
-        self.estimator = build_estimator(estimator, temperature)
+        self.trust_every = check_int("trust_every", trust_every, minimum=0)
+        self._estimator_given = estimator, temperature
         self.uniform_mix = make_schedule(uniform_mix, "uniform_mix", unit=True)
         self.forward_temperature = make_schedule(forward_temperature, "forward_temperature")
         self.n_steps = n_steps
@@ -188,12 +195,16 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         super()._setup_model()
         self._prepare_device()
         policy = self.policy
-        if self.actor_objective == "min" and not isinstance(policy.critic, HeadsCritic):
+        if self.actor_objective == "min" and not hasattr(policy.critic, "per_factor"):
             raise ValueError(
-                "actor_objective='min' needs every action's value, so critic='heads'; "
-                "use actor_objective='mean' with critic='action_in'"
+                "actor_objective='min' needs every action's value, so critic='heads' or "
+                "'multilinear'; use actor_objective='mean' with critic='action_in'"
             )
-        self.estimator.to(self.device)
+        self.estimator = build_estimator(
+            *self._estimator_given, policy.actions.nvec, hasattr(policy.critic, "per_factor")
+        ).to(self.device)
+        check_alignment(self.estimator, self.trust_every)
+        self.trust = TrustMeter(self.trust_every, seed=self.seed)
         # Lists made once: every gradient step walks over them.
         self._actor_parameters = [
             *policy.actor.parameters(),
@@ -232,7 +243,8 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         return {"all": self.optimizer}
 
     def _extra_tensors(self) -> dict[str, Tensor]:
-        return {"log_ent_coef": self.log_ent_coef}
+        trust = {f"trust/{name}": value for name, value in self.trust.state_dict().items()}
+        return {"log_ent_coef": self.log_ent_coef, **trust}
 
     @property
     def _progress(self) -> float:
@@ -403,6 +415,8 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         # at hand, so the trunk is not evaluated twice.
         objective = CriticObjective(policy.critic, embedding.detach(), self.actor_objective)
         value = self.estimator(dist, objective, generator)  # (B,)
+        if self.trust.due(self._n_updates):
+            self.trust.measure(dist, objective, self.estimator)
         entropy = dist.entropy().mean()
         actor_loss = -(value.mean() + ent_coef * entropy)
         actor_loss.backward(inputs=self._actor_parameters)
@@ -441,6 +455,8 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
     def dump_logs(self) -> None:
         """Write one row of metrics: means since the last row, and the schedules' positions."""
         self._record_metrics()
+        for name, mean in self.trust.take().items():
+            self.logger.record(name, mean)
         self._report_episodes()
         remaining = self._current_progress_remaining
         self.logger.record("train/learning_rate", self.lr_schedule(remaining))

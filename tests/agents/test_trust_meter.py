@@ -1,6 +1,5 @@
 """The trust meter: right against enumeration by hand, and without a trace in what it measures."""
 
-import inspect
 import itertools
 import math
 import statistics
@@ -274,10 +273,6 @@ def test_due_every_so_many_updates_and_never_at_zero():
     assert not any(TrustMeter(every=0).due(n) for n in range(10))
 
 
-wired = pytest.mark.skipif(
-    "trust_every" not in inspect.signature(GumbelSAC).parameters,
-    reason="GumbelSAC has no trust_every",
-)
 METER = {"name": "mixed", "rho": "meter"}
 
 
@@ -300,7 +295,6 @@ def same_weights(one, two):
     return all(torch.equal(value, two[key]) for key, value in one.policy.state_dict().items())
 
 
-@wired
 @pytest.mark.parametrize("estimator", ["st_gumbel", "reinforce", "relax", "rebar", "exact"])
 def test_training_is_the_same_to_the_bit_with_and_without(estimator):
     agents = [make_sac(estimator, every) for every in (0, 7)]
@@ -314,7 +308,6 @@ def test_training_is_the_same_to_the_bit_with_and_without(estimator):
         assert torch.equal(value, state[key])
 
 
-@wired
 @pytest.mark.parametrize("critic", ["action_in", "multilinear"])
 def test_so_it_is_with_masks_and_unequal_factors(critic):
     agents = [
@@ -333,7 +326,6 @@ def test_so_it_is_with_masks_and_unequal_factors(critic):
     assert same_weights(*agents)
 
 
-@wired
 def test_a_loaded_agent_goes_on_with_the_same_figures(tmp_path):
     """Updates on one replay, before and after loading: weights, ρ and figures to the bit."""
     agent = make_sac(METER, 7)
@@ -352,13 +344,11 @@ def test_a_loaded_agent_goes_on_with_the_same_figures(tmp_path):
     assert torch.equal(agent.estimator.cosine, loaded.estimator.cosine)
 
 
-@wired
 def test_the_agent_refuses_a_driver_without_a_meter():
     with pytest.raises(ValueError, match="trust_every > 0"):
         make_sac(METER, 0)
 
 
-@wired
 def test_auto_chooses_by_the_agents_own_actions():
     """Identity-v0 has 4 actions: few enough. A temperature beside `exact` is refused."""
     assert make_sac("auto", 0).estimator.name == "exact"
