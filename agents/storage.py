@@ -68,7 +68,7 @@ def decode_space(data: dict[str, Any]) -> spaces.Space:
     if kind == "Box":
         dtype, shape = np.dtype(data["dtype"]), tuple(data["shape"])
         # A float's str is its shortest exact form, so the bounds come back to the bit.
-        read = "True".__eq__ if dtype == bool else dtype.type
+        read = "True".__eq__ if dtype.kind == "b" else dtype.type
         bounds = [
             np.array([read(x) for x in data[side]], dtype).reshape(shape)
             for side in ("low", "high")
