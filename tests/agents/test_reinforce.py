@@ -443,6 +443,36 @@ def test_equal_returns_move_nothing_but_by_their_size():
     assert all(0 < value < 5 for value in seen)
 
 
+@pytest.mark.parametrize("rollout", ["episodes", "steps"])
+@pytest.mark.parametrize(
+    ("policy", "form"),
+    [
+        ("MlpPolicy", "discrete"),
+        ("CnnPolicy", "image"),
+        ("CnnPolicy", "grid"),
+        ("MultiInputPolicy", "dict"),
+    ],
+)
+def test_observations_of_every_kind(policy, form, rollout, tmp_path):
+    agent = REINFORCE(
+        policy,
+        make_vec_env("Identity-v0", 4, 0, kwargs={"form": form}),
+        rollout=rollout,
+        n_steps=20,
+        value_steps=1,
+        gamma=0.5,
+        seed=0,
+        device="cpu",
+    )
+    agent.learn(200)
+    obs = agent.env.reset()
+    agent.save(tmp_path / "agent")
+    loaded = REINFORCE.load(tmp_path / "agent", device="cpu")
+    np.testing.assert_array_equal(
+        agent.predict(obs, deterministic=True)[0], loaded.predict(obs, deterministic=True)[0]
+    )
+
+
 # --- masks -----------------------------------------------------------------------------------
 
 
