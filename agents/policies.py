@@ -28,11 +28,6 @@ from torch import Tensor
 
 def check_extractor(space: spaces.Space, extractor: type[BaseFeaturesExtractor]) -> None:
     """Raise when the policy's features extractor cannot read such observations."""
-    if isinstance(space, spaces.Dict) and not issubclass(extractor, CombinedExtractor):
-        raise ValueError(
-            f"observations are dictionaries, {space}: use the policy 'MultiInputPolicy', or wrap "
-            "the environment in gymnasium.wrappers.FlattenObservation"
-        )
     if issubclass(extractor, CombinedExtractor) and not isinstance(space, spaces.Dict):
         raise ValueError(
             f"'MultiInputPolicy' is for dictionaries, and the observations are {space}: use "
@@ -154,7 +149,8 @@ class GumbelSACPolicy(CategoricalPolicy):
 
     Args:
         critic: "heads" (one output per action, Discrete only), "action_in" (perceptron on
-            observation and one-hot), or "auto": heads on Discrete, action_in elsewhere.
+            observation and one-hot), "multilinear" (linear in each factor given the others), or
+            "auto": heads on Discrete, action_in elsewhere.
         n_critics: ensemble size; targets take the minimum over it.
         layer_norm: normalise the critics' hidden layers.
 
@@ -194,7 +190,7 @@ class GumbelSACPolicy(CategoricalPolicy):
             net_arch,
             n_critics,
             activation,
-            **({"layer_norm": True} if layer_norm else {}),
+            layer_norm,
         )
         self.critic_target = deepcopy(self.critic).requires_grad_(False)
         self.critic_target_features_extractor = deepcopy(

@@ -59,7 +59,10 @@ def encode_space(space: spaces.Space) -> dict[str, Any]:
         # A number and a shape of one axis are different spaces to Gymnasium.
         n = space.n if isinstance(space.n, int) else list(space.shape)
         return {"kind": "MultiBinary", "n": n}
-    raise ValueError(f"cannot store the space {space}: known are Box, Discrete and Multi*")
+    if isinstance(space, spaces.Dict):
+        parts = {key: encode_space(part) for key, part in space.spaces.items()}
+        return {"kind": "Dict", "spaces": parts}
+    raise ValueError(f"cannot store the space {space}: known are Box, Discrete, Multi* and Dict")
 
 
 def decode_space(data: dict[str, Any]) -> spaces.Space:
@@ -81,6 +84,8 @@ def decode_space(data: dict[str, Any]) -> spaces.Space:
         return spaces.MultiDiscrete(data["nvec"], dtype=dtype.type, start=data["start"])
     if kind == "MultiBinary":
         return spaces.MultiBinary(data["n"])
+    if kind == "Dict":
+        return spaces.Dict({key: decode_space(part) for key, part in data["spaces"].items()})
     raise ValueError(f"unknown space kind {kind!r} in the file")
 
 

@@ -147,3 +147,23 @@ def test_a_method_without_the_wrapper_is_refused():
 def test_offsets_of_unequal_factors():
     actions = FactoredActions(known_envs.SPACES["multi_discrete"])
     np.testing.assert_array_equal(actions.offsets, [0, 2, 5])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("space", "convention"), zip(SPACES, ["method", "info", "method", "info"], strict=True)
+)
+def test_no_masked_action_in_a_million_steps(space, convention):
+    """A quarter of a million steps of each space; the environment asserts at each of them."""
+    agent = GumbelSAC(
+        "MlpPolicy",
+        masked(space, convention, 100),
+        learning_starts=5_000,
+        buffer_size=20_000,
+        train_freq=10,
+        uniform_mix=0.2,
+        **QUICK,
+    )
+    agent.learn(240_000)
+    result = evaluate(agent, lambda n, seed: masked(space, convention, n), 1_430, 1, n_envs=100)
+    assert agent.num_timesteps + sum(result.lengths) >= 250_000

@@ -15,12 +15,30 @@ SPACES = {
 
 
 class Identity(gym.Env[np.ndarray, Any]):
-    """The observation names an action; the reward is the share of it that was taken. 20 steps."""
+    """The observation names an action; the reward is the share of it that was taken. 20 steps.
 
-    def __init__(self, action_space: str = "discrete", length: int = 20) -> None:
+    Args:
+        action_space: a name in `SPACES`.
+        length: steps of an episode.
+        form: of the observation: the action as a "vector" of its one-hots; for "discrete" actions
+            also a "discrete" one, an "image" with one bright row, a "grid" with one full channel,
+            or a "dict" with the vector in two halves.
+    """
+
+    def __init__(
+        self, action_space: str = "discrete", length: int = 20, form: str = "vector"
+    ) -> None:
         self.action_space = SPACES[action_space]
-        self.length = length
-        self.observation_space = spaces.Box(0.0, 1.0, (spaces.flatdim(self.action_space),))
+        self.length, self.form = length, form
+        n = spaces.flatdim(self.action_space)
+        half = spaces.Box(0.0, 1.0, (n // 2,))
+        self.observation_space = {
+            "vector": spaces.Box(0.0, 1.0, (n,)),
+            "discrete": spaces.Discrete(n),
+            "image": spaces.Box(0, 255, (36, 36, 3), np.uint8),
+            "grid": spaces.Box(0, 1, (5, 5, n), bool),
+            "dict": spaces.Dict({"left": half, "right": half}),
+        }[form]
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
@@ -29,9 +47,21 @@ class Identity(gym.Env[np.ndarray, Any]):
         self.t = 0
         return self._observe(), {}
 
-    def _observe(self) -> np.ndarray:
+    def _observe(self) -> Any:
         self.wanted = self.action_space.sample()
-        return np.asarray(spaces.flatten(self.action_space, self.wanted), np.float32)
+        vector = np.asarray(spaces.flatten(self.action_space, self.wanted), np.float32)
+        if self.form == "discrete":
+            return int(self.wanted)
+        if self.form == "image":
+            image = np.zeros((36, 36, 3), np.uint8)
+            image[9 * self.wanted : 9 * self.wanted + 9] = 255
+            return image
+        if self.form == "grid":
+            return np.broadcast_to(vector > 0, (5, 5, len(vector))).copy()
+        if self.form == "dict":
+            half = len(vector) // 2
+            return {"left": vector[:half], "right": vector[half:]}
+        return vector
 
     def step(self, action: Any) -> Any:
         assert self.action_space.contains(action), f"{action!r} is not in {self.action_space}"
@@ -41,20 +71,23 @@ class Identity(gym.Env[np.ndarray, Any]):
 
 
 class OneState(gym.Env[np.ndarray, Any]):
-    """One state, reward 1 a step, every step the last: terminated or truncated as asked."""
+    """One state, reward 1 a step, `length` steps: terminated or truncated as asked."""
 
     observation_space = spaces.Box(-1.0, 1.0, (1,))
     action_space = spaces.Discrete(2)
 
-    def __init__(self, truncate: bool) -> None:
-        self.truncate = truncate
+    def __init__(self, truncate: bool, length: int = 1) -> None:
+        self.truncate, self.length = truncate, length
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
+        self.t = 0
         return np.ones(1, np.float32), {}
 
     def step(self, action: Any) -> Any:
-        return np.ones(1, np.float32), 1.0, not self.truncate, self.truncate, {}
+        self.t += 1
+        over = self.t == self.length
+        return np.ones(1, np.float32), 1.0, over and not self.truncate, over and self.truncate, {}
 
 
 class Broken(gym.Env[np.ndarray, Any]):

@@ -1,0 +1,247 @@
+"""GumbelSAC keeps the promises that Stable-Baselines3's users rely on."""
+
+import subprocess
+import sys
+
+import known_envs  # registers the ids
+import numpy as np
+import pytest
+import torch
+from gumbelrl.agents import GumbelSAC
+from gumbelrl.envs import make_vec_env
+from gumbelrl.gumbel import ESTIMATORS
+from stable_baselines3.common.callbacks import (
+    CheckpointCallback,
+    EvalCallback,
+    StopTrainingOnRewardThreshold,
+)
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
+
+QUICK = {"learning_starts": 50, "batch_size": 32, "seed": 0, "device": "cpu"}
+SMALL = {"policy_kwargs": {"net_arch": [32]}}
+
+
+def identity(space="discrete", n_envs=1, form="vector"):
+    return make_vec_env("Identity-v0", n_envs, 0, kwargs={"action_space": space, "form": form})
+
+
+def share_right(agent, make_env):
+    """Mean share of right actions of 10 episodes of 20 steps, in [0, 1]."""
+    return evaluate_policy(agent, make_env(), 10)[0] / 20
+
+
+FAMILY = ("st_gumbel", "straight_through", "exact", "rloo")  # one of each kind
+CASES = [
+    *(
+        (space, "auto", name)
+        for space in ("discrete", "multi_discrete", "multi_binary")
+        for name in ESTIMATORS
+    ),
+    *((space, "multilinear", name) for space in known_envs.SPACES for name in FAMILY),
+    *(("discrete_start", critic, name) for critic in ("heads", "action_in") for name in FAMILY),
+]
+
+
+@pytest.mark.parametrize(("space", "critic", "estimator"), CASES)
+def test_identity_with_every_estimator(space, critic, estimator):
+    agent = GumbelSAC(
+        "MlpPolicy",
+        identity(space, 8),
+        estimator=estimator,
+        gamma=0.0,
+        ent_coef=0.02,
+        learning_rate=5e-3,
+        policy_kwargs={"net_arch": [32], "critic": critic},
+        **QUICK,
+    )
+    agent.learn(8 * 500)
+    assert share_right(agent, lambda: identity(space, 2)) > 0.9
+
+
+def test_heads_are_for_one_factor():
+    with pytest.raises(ValueError, match="needs a Discrete action space"):
+        GumbelSAC("MlpPolicy", identity("multi_binary"), policy_kwargs={"critic": "heads"})
+
+
+@pytest.mark.parametrize(
+    ("policy", "form"),
+    [
+        ("MlpPolicy", "discrete"),
+        ("CnnPolicy", "image"),
+        ("CnnPolicy", "grid"),
+        ("MultiInputPolicy", "dict"),
+    ],
+)
+@pytest.mark.parametrize("n_steps", [1, 2])
+def test_observations_of_every_kind(policy, form, n_steps, tmp_path):
+    agent = GumbelSAC(
+        policy,
+        identity("discrete", 4, form),
+        gamma=0.0,
+        n_steps=n_steps,
+        ent_coef=0.02,
+        learning_rate=2e-3,
+        **QUICK,
+        **SMALL,
+    )
+    agent.learn(4 * 700)
+    assert share_right(agent, lambda: identity("discrete", 2, form)) > 0.9
+    agent.save(tmp_path / "agent")
+    agent.save_replay_buffer(tmp_path / "replay")
+    loaded = GumbelSAC.load(tmp_path / "agent", env=identity("discrete", 4, form), device="cpu")
+    loaded.load_replay_buffer(tmp_path / "replay")
+    for each in (agent, loaded):
+        each.train(gradient_steps=3, batch_size=16)
+    for a, b in zip(agent.policy.parameters(), loaded.policy.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_the_wrong_policy_for_the_observations():
+    with pytest.raises(ValueError, match="use `MultiInputPolicy`"):
+        GumbelSAC("MlpPolicy", identity(form="dict"))
+    with pytest.raises(ValueError, match="'MultiInputPolicy' is for dictionaries"):
+        GumbelSAC("MultiInputPolicy", identity())
+    with pytest.raises(ValueError, match="images or grids of three axes"):
+        GumbelSAC("CnnPolicy", identity())
+
+
+def test_set_env_goes_on_in_the_new_environment():
+    agent = GumbelSAC("MlpPolicy", identity("discrete", 2), **QUICK, **SMALL)
+    agent.learn(200)
+    agent.set_env(identity("discrete", 2))
+    agent.learn(200, reset_num_timesteps=False)
+    assert agent.num_timesteps == 400
+    with pytest.raises(ValueError, match="spaces do not match"):
+        agent.set_env(identity("discrete_start", 2))
+
+
+def test_callbacks_evaluate_stop_and_save(tmp_path):
+    agent = GumbelSAC(
+        "MlpPolicy", identity("discrete"), gamma=0.0, learning_rate=5e-3, **QUICK, **SMALL
+    )
+    stop = StopTrainingOnRewardThreshold(reward_threshold=19.5)
+    evaluation = EvalCallback(
+        identity("discrete"), callback_on_new_best=stop, eval_freq=100, warn=False, verbose=0
+    )
+    save = CheckpointCallback(100, str(tmp_path), "agent", save_replay_buffer=True)
+    agent.learn(5_000, callback=[evaluation, save])
+    assert agent.num_timesteps < 5_000
+    loaded = GumbelSAC.load(tmp_path / "agent_100_steps", env=identity("discrete"))
+    loaded.load_replay_buffer(tmp_path / "agent_replay_buffer_100_steps.pkl")
+    assert loaded.num_timesteps == 100
+    assert len(loaded.replay_buffer) == 99  # callbacks come before a step is stored
+
+
+@pytest.mark.parametrize("n_envs", [1, 8])
+@pytest.mark.parametrize("wrap", [VecNormalize, lambda env: VecFrameStack(env, 3)])
+def test_vectorised_wrappers(wrap, n_envs):
+    env = wrap(identity("multi_discrete", n_envs))
+    agent = GumbelSAC(
+        "MlpPolicy", env, gamma=0.0, ent_coef=0.02, learning_rate=5e-3, **QUICK, **SMALL
+    )
+    agent.learn(1_500 * max(1, n_envs // 2))
+    if isinstance(env, VecNormalize):
+        env.training = env.norm_reward = False
+    assert evaluate_policy(agent, env, 10)[0] / 20 > 0.9
+
+
+def test_a_plain_vec_env_of_the_users():
+    env = DummyVecEnv([lambda: known_envs.Identity("multi_binary")] * 2)
+    agent = GumbelSAC("MlpPolicy", env, **QUICK, **SMALL)
+    agent.learn(200)
+    action, _ = agent.predict(env.reset())
+    assert action.shape == (2, 3)
+
+
+def test_uniform_mix_is_the_share_of_random_actions():
+    """With one greedy action, the others are taken ε (K − 1)/K of the time, in training alone."""
+    agent = GumbelSAC(
+        "MlpPolicy", identity(), uniform_mix=0.4, learning_rate=1e-12, **{**QUICK, **SMALL}
+    )
+    with torch.no_grad():
+        agent.policy.actor[-1].bias.copy_(torch.tensor([100.0, 0.0, 0.0, 0.0]))
+    agent.learn(3_050)
+    taken = agent.replay_buffer.actions[50:3_050, 0, 0]
+    share = (taken != 0).float().mean().item()
+    assert abs(share - 0.3) < 0.028  # 3.3 standard errors, false alarm 0.001, seed fixed
+    assert (agent.predict(np.random.default_rng(0).random((200, 4), np.float32))[0] == 0).all()
+
+
+def test_critic_warmup_moves_the_critics_alone():
+    agent = GumbelSAC("MlpPolicy", identity(), critic_warmup=10**6, **QUICK, **SMALL)
+    before = [p.clone() for p in agent._actor_parameters]
+    critics = [p.clone() for p in agent._critic_parameters]
+    agent.learn(100)
+    assert all(torch.equal(p, q) for p, q in zip(before, agent._actor_parameters, strict=True))
+    assert agent.log_ent_coef == 0
+    assert not any(
+        torch.equal(p, q) for p, q in zip(critics, agent._critic_parameters, strict=True)
+    )
+
+
+def test_forward_temperature_flattens_the_policy_and_comes_back_on_load(tmp_path):
+    schedule = {"schedule": "linear", "start": 4.0, "end": 2.0}
+    agent = GumbelSAC("MlpPolicy", identity(), forward_temperature=schedule, **QUICK, **SMALL)
+    assert agent.policy.forward_temperature == 4.0
+    agent.learn(200)
+    assert agent.policy.forward_temperature == pytest.approx(2.0, abs=0.02)
+    obs = torch.rand(5, 4)
+    logits = agent.policy.actor(obs) / agent.policy.forward_temperature
+    torch.testing.assert_close(agent.policy.dist(obs).probs, logits.softmax(-1))
+    agent.save(tmp_path / "agent")
+    loaded = GumbelSAC.load(tmp_path / "agent")
+    assert loaded.policy.forward_temperature == agent.policy.forward_temperature
+
+
+def test_target_over_several_steps_by_hand():
+    """y = r_0 + γ r_1 + γ² V: with γ = ½ and two-step episodes, Q(s_0) = 1 + ½, terminal after."""
+    env = make_vec_env("OneState-v0", 1, kwargs={"truncate": False, "length": 2})
+    agent = GumbelSAC(
+        "MlpPolicy", env, n_steps=5, gamma=0.5, ent_coef=0.0, learning_rate=2e-3, **QUICK, **SMALL
+    )
+    agent.learn(1_000)
+    # First and second steps look alike and are equally frequent: the mean of 1.5 and 1.
+    table = agent.policy.critic.embed(torch.ones(1, 1))
+    torch.testing.assert_close(table, torch.full_like(table, 1.25), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_steps": 0}, "n_steps must be an integer >= 1, got 0"),
+        ({"uniform_mix": 1.5}, r"uniform_mix must be .*\[0, 1\], got 1.5"),
+        ({"forward_temperature": 0}, "forward_temperature must be .* > 0, got 0"),
+        ({"reward_scale": 0}, r"reward_scale must be a number in \(0, inf\), got 0"),
+        ({"critic_warmup": -1}, "critic_warmup must be an integer >= 0, got -1"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GumbelSAC("MlpPolicy", identity(), **arguments)
+
+
+def test_rl_zoo_trains_it(tmp_path):
+    pytest.importorskip("rl_zoo3")
+    (tmp_path / "settings.yml").write_text(
+        "CartPole-v1:\n  n_timesteps: 300\n  policy: MlpPolicy\n  learning_starts: 50\n"
+    )
+    script = (
+        "import rl_zoo3, rl_zoo3.train\n"
+        "from gumbelrl.agents import GumbelSAC\n"
+        "rl_zoo3.ALGOS['gumbel_sac'] = GumbelSAC\n"
+        "rl_zoo3.train.train()\n"
+    )
+    arguments = (
+        "--algo gumbel_sac --env CartPole-v1 --conf-file settings.yml -f logs --eval-freq -1"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments.split(), "--device", "cpu"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    saved = next((tmp_path / "logs").rglob("CartPole-v1.zip"))
+    assert GumbelSAC.load(saved).num_timesteps >= 300
