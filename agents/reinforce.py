@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from gumbelrl.agents.action_masks import ActionMasks
+from gumbelrl.agents.action_masks import MaskedPrediction
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.baselines import BASELINES, RunningMean, leave_one_out, of_first_step
 from gumbelrl.agents.checks import check_choice, check_float, check_int, check_schedule
@@ -37,7 +37,7 @@ from torch import Tensor
 DEFAULT_STEPS = {"episodes": 10_000, "steps": 64}  # n_steps=None
 
 
-class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
+class REINFORCE(MaskedPrediction, PickleFreeAlgorithm, OnPolicyAlgorithm):
     """Monte-Carlo policy gradient, ĝ = Σ_t (G_t − b_t) ∇ log π(a_t | s_t). (Williams 1992.)
 
     G_t is the discounted reward-to-go and b_t a baseline that knows nothing of a_t, so it changes
@@ -187,7 +187,6 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
         self.rollout_buffer = None  # type: ignore[assignment]  # `StepStore` has its place
         self._prepare_device()
         self._running_mean = RunningMean(self.device)
-        self._masks: ActionMasks | None = None
         policy = self.policy
         self._actor_parameters = [
             *policy.actor.parameters(),
@@ -227,14 +226,12 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
         callback.on_rollout_start()  # may start the environments anew
         if whole and n_envs > 1:  # with one, the last episode's reset is the fresh start
             self._last_obs = env.reset()  # type: ignore[assignment]
-        if self._masks is None or self._masks.env is not env:
-            self._masks = ActionMasks(env, policy.actions)
         policy.set_training_mode(False)
         steps = StepStore(min(n_rollout_steps, 512))
         truncations: list[tuple[int, int, Any]] = []  # time, environment, last observation
         episodes_left = np.full(n_envs, self.n_episodes)
         while steps.length < n_rollout_steps and (not whole or episodes_left.any()):
-            mask = self._masks.of(self._last_obs)  # (N, ΣK)
+            mask = self._masks_of_last_obs()  # (N, ΣK)
             with torch.no_grad():
                 obs = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
                 dist = policy.dist(obs, None if mask is None else mask.to(self.device))
@@ -243,7 +240,7 @@ class REINFORCE(PickleFreeAlgorithm, OnPolicyAlgorithm):
             self.num_timesteps += n_envs
             stored = observation_arrays(self._last_obs)
             self._last_obs = new_obs  # type: ignore[assignment]
-            self._masks.follow(new_obs, dones, infos)
+            self.action_masks.follow(new_obs, dones, infos)  # type: ignore[union-attr]
             callback.update_locals(locals())
             if not callback.on_step():
                 return False

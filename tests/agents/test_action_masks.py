@@ -6,7 +6,7 @@ import masked_envs  # registers the ids
 import numpy as np
 import pytest
 import torch
-from gumbelrl.agents import GumbelSAC
+from gumbelrl.agents import REINFORCE, GumbelSAC
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.envs import make_env, make_vec_env
 from gumbelrl.gumbel import ESTIMATORS
@@ -108,8 +108,23 @@ def test_taxi_by_its_id():
     assert rows.gather(1, taken).all()
 
 
-def test_predict_takes_masks():
-    agent = GumbelSAC("MlpPolicy", masked("multi_discrete"), **QUICK)
+@pytest.mark.parametrize("convention", ["method", "info"])
+@pytest.mark.parametrize("space", SPACES)
+def test_reinforce_heeds_masks_in_training_and_evaluation(space, convention):
+    agent = REINFORCE(
+        "MlpPolicy", masked(space, convention, 3), seed=0, device="cpu", gamma=0.0, n_episodes=2
+    )
+    agent.learn(300)
+    for deterministic in (True, False):
+        result = evaluate(
+            agent, lambda n, seed: masked(space, convention, n), 20, 1, deterministic=deterministic
+        )
+        assert result.episodes == 20  # the environment asserts at every step
+
+
+@pytest.mark.parametrize("cls", [GumbelSAC, REINFORCE])
+def test_predict_takes_masks(cls):
+    agent = cls("MlpPolicy", masked("multi_discrete"), seed=0, device="cpu")
     mask = np.array([0, 1, 1, 0, 0, 0, 0, 0, 1])
     obs = np.zeros(9, np.float32)
     for deterministic in (True, False):
