@@ -1,0 +1,188 @@
+"""The learning table: what each agent reaches on each task, over seeds, by `train.py` itself.
+
+    python -m benchmarks.learning                        run what is missing, print the table
+    python -m benchmarks.learning --task acrobot --agent st_gumbel --agent dqn --seeds 5
+    python -m benchmarks.learning --tables               print it from the runs that are kept
+
+A run is the command `python train.py` with the overrides of its task and agent (settings tuned for
+the pair apply by themselves; configs/tuned/ says where they come from). Its figure is the
+deterministic evaluation of 100 episodes after the last step, in environments of its own. Finished
+runs are kept in results/learning.json with their commands and are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+KEPT, TABLE = RESULTS / "learning.json", RESULTS / "learning.txt"
+TRAIN = Path(__file__).parent.parent / "train.py"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row block: overrides of train.py, the budget, and what we aim at."""
+
+    overrides: tuple[str, ...]
+    steps: int
+    aim: str
+    agents: tuple[str, ...]
+
+
+OURS = ("st_gumbel", "reinmax", "straight_through", "exact", "reinforce")
+TASKS = {
+    "acrobot": Task(("env=acrobot",), 100_000, "≥ −80", (*OURS, "ppo", "dqn")),
+    "mountaincar": Task(("env=mountaincar",), 150_000, "≥ −110", (*OURS, "ppo", "dqn")),
+    "lunarlander": Task(("env=lunarlander",), 300_000, "≥ 250", (*OURS, "ppo", "dqn")),
+    "taxi": Task(("env=taxi",), 100_000, "≥ 7.5", (*OURS, "maskable_ppo")),
+    "breakout": Task(("env=minatar_breakout",), 500_000, "ahead of DQN", (*OURS, "ppo", "dqn")),
+}
+AGENTS: dict[str, tuple[str, ...]] = {
+    **{
+        name: ("agent=gumbel_sac", f"agent.estimator={name}")
+        for name in ("st_gumbel", "reinmax", "straight_through", "exact", "local_expectation")
+    },
+    **{name: (f"agent={name}",) for name in ("reinforce", "ppo", "dqn", "maskable_ppo", "sac")},
+}
+LABELS = {
+    "reinforce": "REINFORCE",
+    "ppo": "SB3 PPO",
+    "dqn": "SB3 DQN",
+    "maskable_ppo": "MaskablePPO",
+    "sac": "SB3 SAC, continuous",
+}
+
+
+def run(task: str, agent: str, seed: int) -> dict[str, Any]:
+    """Train once; the row that is kept.
+
+    Raises:
+        RuntimeError: train.py failed; its last line.
+    """
+    spec = TASKS[task]
+    overrides = [*AGENTS[agent], *spec.overrides, f"total_steps={spec.steps}", f"seed={seed}"]
+    with tempfile.TemporaryDirectory() as folder:
+        quiet = [f"run_dir={folder}/run", "tracking=disabled", f"eval_every={spec.steps // 10}"]
+        command = [sys.executable, str(TRAIN), *overrides, *quiet]
+        done = subprocess.run([*command, "device=cpu"], capture_output=True, text=True)
+        if done.returncode != 0:
+            raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
+        summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
+        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [row for row in map(json.loads, lines) if "eval/return_mean" in row]
+    return {
+        "task": task,
+        "agent": agent,
+        "seed": seed,
+        "return": summary["eval"]["return_mean"],
+        "curve": [[row["env_steps"], round(row["eval/return_mean"], 2)] for row in rows],
+        "train_seconds": summary["train_seconds"],
+        "commit": summary["git_commit"],
+        "command": f"python train.py {' '.join(overrides)}",
+    }
+
+
+def interquartile(returns: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
+    """Interquartile mean over seeds, and its 95 % bootstrap interval from three seeds on."""
+    import numpy as np
+    from scipy.stats import bootstrap, trim_mean
+
+    mean = float(trim_mean(returns, 0.25))
+    if len(returns) < 3:
+        return mean, None
+    if len(set(returns)) == 1:
+        return mean, (mean, mean)
+    found = bootstrap(
+        (np.asarray(returns),),
+        lambda x, axis: trim_mean(x, 0.25, axis=axis),
+        method="percentile",
+        rng=np.random.default_rng(0),
+    )
+    return mean, (float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+def table(kept: list[dict[str, Any]]) -> str:
+    """All tasks as text, one line for each agent that has runs."""
+    lines = [
+        f"{'task, env steps, aim':32s} {'agent':22s} {'seeds':>5s} {'IQM':>8s} "
+        f"{'95 % interval':>19s} {'train s':>8s}  returns"
+    ]
+    for task, spec in TASKS.items():
+        title = f"{task}, {spec.steps // 1000} k, {spec.aim}"
+        for agent in spec.agents:
+            runs = [row for row in kept if (row["task"], row["agent"]) == (task, agent)]
+            if not runs:
+                continue
+            returns = [row["return"] for row in sorted(runs, key=lambda row: row["seed"])]
+            mean, interval = interquartile(returns)
+            span = f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else "too few seeds"
+            seconds = statistics.median(row["train_seconds"] for row in runs)
+            label = LABELS.get(agent, f"GumbelSAC {agent}")
+            lines.append(
+                f"{title:32s} {label:22s} {len(runs):5d} {mean:8.1f} {span:>19s} {seconds:8.0f}  "
+                + " ".join(f"{value:.1f}" for value in returns)
+            )
+            title = ""
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing and store the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", action="append", choices=list(TASKS), help="these tasks alone")
+    parser.add_argument("--agent", action="append", choices=list(AGENTS), help="these agents alone")
+    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N - 1")
+    parser.add_argument("--workers", type=int, default=1, help="runs side by side")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after these")
+    parser.add_argument("--tables", action="store_true", help="run nothing")
+    options = parser.parse_args()
+    kept = json.loads(KEPT.read_text()) if KEPT.exists() else []
+    have = {(row["task"], row["agent"], row["seed"]) for row in kept}
+    wanted = [
+        (task, agent, seed)
+        for seed in range(options.seeds)
+        for task in options.task or TASKS
+        for agent in TASKS[task].agents
+        if agent in (options.agent or AGENTS) and (task, agent, seed) not in have
+    ]
+    began = time.monotonic()
+
+    def work(job: tuple[str, str, int]) -> None:
+        if options.tables or time.monotonic() - began > 60 * options.minutes:
+            return
+        try:
+            row = run(*job)
+        except RuntimeError as error:
+            print(*job, f"failed: {error}", flush=True)
+            return
+        kept.append(row)
+        temporary = KEPT.with_suffix(".tmp")
+        temporary.write_text(json.dumps(kept, indent=0))
+        os.replace(temporary, KEPT)
+        print(*job, f"{row['return']:.1f} after {row['train_seconds']:.0f} s", flush=True)
+
+    with ThreadPoolExecutor(options.workers) as pool:
+        list(pool.map(work, wanted))
+    if not kept:
+        return
+    note = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread a run"
+    text = f"$ python -m benchmarks.learning\n{table(kept)}\n\n{note}\n"
+    TABLE.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
