@@ -22,7 +22,7 @@ from gumbelrl.agents.policies import (
 from gumbelrl.agents.replay import TensorReplayBuffer, Transitions, map_observations
 from gumbelrl.agents.storage import PickleFreeAlgorithm
 from gumbelrl.agents.trust_meter import TRUST_EVERY, TrustMeter, check_alignment
-from gumbelrl.gumbel import Estimator, make_schedule
+from gumbelrl.gumbel import Estimator, FactoredCategorical, make_schedule
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -204,6 +204,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
             *self._estimator_given, policy.actions.nvec, hasattr(policy.critic, "per_factor")
         ).to(self.device)
         check_alignment(self.estimator, self.trust_every)
+        self._try_enumeration()
         self.trust = TrustMeter(self.trust_every, seed=self.seed)
         # Lists made once: every gradient step walks over them.
         self._actor_parameters = [
@@ -229,6 +230,19 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         self.optimizer = torch.optim.Adam(
             [{"params": group} for group in learned], self.lr_schedule(1.0), fused=True
         )
+
+    @torch.no_grad()
+    def _try_enumeration(self) -> None:
+        """Raise here, and not at the first update, where there is too much to enumerate."""
+        policy = self.policy
+        if self.estimator.evaluations not in ("∏K", "ΣK"):
+            return
+        features = torch.zeros(1, policy.features_dim, device=self.device)
+        dist = FactoredCategorical(policy.actor(features), policy.actions.nvec)
+        objective = CriticObjective(
+            policy.critic, policy.critic.embed(features), self.actor_objective
+        )
+        self.estimator(dist, objective, torch.Generator(self.device))
 
     def _set_progress(self, progress: float) -> None:
         """Move whatever is scheduled."""

@@ -154,6 +154,17 @@ def test_a_plain_vec_env_of_the_users():
     assert action.shape == (2, 3)
 
 
+@pytest.mark.parametrize(("estimator", "limit"), [("exact", 20), ("local_expectation", 8)])
+def test_too_much_to_enumerate_is_told_when_the_agent_is_made(estimator, limit):
+    with pytest.raises(ValueError, match=f"the limit is {limit}; take"):
+        GumbelSAC(
+            "MlpPolicy",
+            identity("multi_discrete"),  # 24 joint actions, 9 categories
+            estimator={"name": estimator, "limit": limit},
+            policy_kwargs={"critic": "action_in"},
+        )
+
+
 def test_uniform_mix_is_the_share_of_random_actions():
     """With one greedy action, the others are taken ε (K − 1)/K of the time, in training alone."""
     agent = GumbelSAC(
