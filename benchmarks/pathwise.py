@@ -49,6 +49,7 @@ CAPPED = {
     ("reinforce", 256): (1, 100_000),
 }
 GOAL = 0.9
+EQUAL_SECONDS = (1, 5, 20)  # of training, at which scores are compared
 
 
 def make_agent(name: str, id: str, kwargs: dict[str, Any], seed: int, n_seeds: int) -> Any:
@@ -220,6 +221,12 @@ def first_at_goal(curve: list[tuple[int, float, float]]) -> tuple[float, float]:
     return float("inf"), float("inf")
 
 
+def score_after(curve: list[tuple[int, float, float]], seconds: float) -> float | None:
+    """The last score within so many seconds, that of the budget's end after it; None before any."""
+    within = [score for _, clock, score in curve if clock <= seconds]
+    return within[-1] if within else None
+
+
 def median(values: list[float]) -> float:
     """Median; infinity counts as later than everything."""
     ordered = sorted(values)
@@ -238,6 +245,7 @@ def tables(runs: list[dict[str, Any]]) -> str:
     lines = [
         f"{'task':20s} {'agent':30s}"
         + "".join(f"{f'@{step // 1000} k':>8s}" for step in at)
+        + "".join(f"{f'@{seconds} s':>7s}" for seconds in EQUAL_SECONDS)
         + f"{'best':>7s} {'steps to .9':>12s} {'s to .9':>8s} {'reached':>8s}"
     ]
     for task in TASKS:
@@ -251,11 +259,14 @@ def tables(runs: list[dict[str, Any]]) -> str:
                 there = [c for c in curves if c[-1][0] >= 0.99 * step]
                 values = [min(c, key=lambda p: abs(p[0] - step))[2] for c in there]
                 row += f"{np.mean(values):8.2f}" if values else f"{'-':>8s}"
+            # Seeds that trained together share the clock: a seed's share is what it cost.
+            share = chosen[0]["n_seeds"]
+            for seconds in EQUAL_SECONDS:
+                values = [score_after(c, seconds * share) for c in curves]
+                row += f"{'-':>7s}" if None in values else f"{np.mean(values):7.2f}"
             goals = [first_at_goal(c) for c in curves]
             best = np.mean([max(p[2] for p in c) for c in curves])
             reached = sum(steps < float("inf") for steps, _ in goals)
-            # Seeds that trained together share the clock: a seed's share is what it cost.
-            share = chosen[0]["n_seeds"]
             lines.append(
                 f"{row}{best:7.2f} {text_of(median([g[0] for g in goals])):>12s} "
                 f"{text_of(median([g[1] / share for g in goals]), '.1f'):>8s} "
