@@ -74,6 +74,9 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         forward_temperature: T > 0 or a schedule: the policy is softmax(logits / T) everywhere.
         ent_coef: entropy coefficient α >= 0, or "auto" to learn it towards `target_entropy`.
         target_entropy: as a fraction of the largest entropy Σ_m log K_m, in [0, 1].
+        entropy_reward: count α H(π(·|s')) in the critics' targets. Where episodes can end it pays
+            for staying alive; without it the entropy only regularises the actor. (Yu et al. 2022,
+            arXiv 2201.12434.)
         actor_objective: "mean" over the critics, or "min" per action (critics "heads" and
                 "multilinear").
         max_grad_norm: gradients of actor and critics are clipped to this norm, > 0.
@@ -117,6 +120,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         forward_temperature: float | dict[str, Any] = 1.0,
         ent_coef: float | str = "auto",
         target_entropy: float = 0.3,
+        entropy_reward: bool = True,
         actor_objective: str = "mean",
         max_grad_norm: float = 10.0,
         trust_every: int = TRUST_EVERY,
@@ -163,6 +167,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         self.polyak = polyak
         self.ent_coef = ent_coef
         self.target_entropy = target_entropy
+        self.entropy_reward = entropy_reward
         self.actor_objective = actor_objective
         self.max_grad_norm = max_grad_norm
         super().__init__(
@@ -413,7 +418,9 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
             next_one_hot = next_dist.one_hot(next_dist.sample(generator))  # (B, ΣK)
             target_embedding = policy.critic_target.embed(policy.target_features(batch.next_obs))
             next_q = policy.critic_target.q(target_embedding, next_one_hot).amin(0)  # (B,)
-            next_value = next_q + ent_coef * next_dist.entropy()
+            next_value = next_q
+            if self.entropy_reward:
+                next_value = next_value + ent_coef * next_dist.entropy()
             # Only `terminated` stops the bootstrap; a truncated episode's value lives on.
             target = self.reward_scale * batch.rewards + batch.discounts * next_value
 

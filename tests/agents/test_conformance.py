@@ -256,3 +256,24 @@ def test_rl_zoo_trains_it(tmp_path):
     assert done.returncode == 0, done.stderr
     saved = next((tmp_path / "logs").rglob("CartPole-v1.zip"))
     assert GumbelSAC.load(saved).num_timesteps >= 300
+
+
+@pytest.mark.parametrize("entropy_reward", [True, False])
+def test_entropy_in_targets_or_not(entropy_reward):
+    """One state for ever, two equal actions: Q = 1 + γ (Q + α log 2), or 1 + γ Q without it."""
+    env = make_vec_env("OneState-v0", 1, kwargs={"truncate": True})
+    agent = GumbelSAC(
+        "MlpPolicy",
+        env,
+        gamma=0.5,
+        ent_coef=0.5,
+        entropy_reward=entropy_reward,
+        polyak=0.1,
+        learning_rate=3e-3,
+        **QUICK,
+        **SMALL,
+    )
+    agent.learn(900)
+    expected = 2 * (1 + 0.25 * np.log(2)) if entropy_reward else 2.0
+    table = agent.policy.critic.embed(torch.ones(1, 1))
+    torch.testing.assert_close(table, torch.full_like(table, expected), rtol=0.03, atol=0)
