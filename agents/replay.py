@@ -272,6 +272,8 @@ class TensorReplayBuffer:
                         f"{tuple(stored.shape)}, this buffer holds {tuple(own.shape)}; use the "
                         "same environment, n_envs and a buffer_size at least as large"
                     )
+                if stored.shape[0] < self.rows:  # a full ring in a larger one: oldest row first
+                    stored = stored.roll(-int(metadata["pos"]) * int(metadata["full"]), 0)
                 own[: stored.shape[0]] = stored
             stored_rows = stored.shape[0]
         self.full = bool(int(metadata["full"])) and stored_rows == self.rows

@@ -107,6 +107,19 @@ def test_several_steps_do_not_cross_the_seam_of_the_ring():
     assert found[9] == (10.0, 9, 0.5)  # the next row in memory is the oldest in time
 
 
+def test_a_full_ring_goes_on_in_a_larger_one_in_the_order_of_time(tmp_path):
+    episode_buffer(rows=4, steps=10).save(tmp_path / "replay")  # rows hold t = 8, 9, 6, 7
+    larger = TensorReplayBuffer(6, OBS, ACT, n_envs=1)
+    larger.load(tmp_path / "replay")
+    assert len(larger) == 4
+    assert by_time(larger.sample(400, gamma=0.5, n_steps=3)) == {
+        6: (7.0, 6, 0.5),
+        7: (8 + 9 / 2 + 10 / 4, 9, 0.125),
+        8: (9 + 10 / 2, 9, 0.25),
+        9: (10.0, 9, 0.5),
+    }
+
+
 def test_a_cut_ends_windows_where_environments_were_started_anew():
     buffer = episode_buffer(steps=2)
     buffer.cut()
