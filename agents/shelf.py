@@ -133,16 +133,19 @@ class OffPolicyShelfAlgorithm(ShelfAlgorithm):
         buffer = self.replay_buffer
         with safe_open(str(path), framework="np") as file:
             metadata = file.metadata()
+            full = bool(int(metadata["full"]))
             for name, array in _arrays(buffer).items():
                 stored = file.get_tensor(name)
-                if len(stored) > len(array) or stored.shape[1:] != array.shape[1:]:
+                # A full ring's rows go on from its end to its start: a longer one has a gap there.
+                too_few = full and len(stored) < len(array)
+                if too_few or len(stored) > len(array) or stored.shape[1:] != array.shape[1:]:
                     raise ValueError(
                         f"replay in {path} does not fit: its {name} has shape {stored.shape}, "
                         f"this buffer's is {array.shape}; use the same environment, n_envs and "
                         "buffer_size"
                     )
                 array[: len(stored)] = stored
-        buffer.pos, buffer.full = int(metadata["pos"]), bool(int(metadata["full"]))
+        buffer.pos, buffer.full = int(metadata["pos"]), full
 
     def cut_episodes(self) -> None:
         """The environments begin anew: no n-step return reaches over the last stored step."""

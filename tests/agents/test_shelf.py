@@ -94,6 +94,15 @@ def test_the_replay_comes_back_without_pickle(tmp_path, agent):
         smaller.load_replay_buffer(path)
 
 
+def test_a_full_replay_does_not_leave_a_gap_in_a_larger_one(tmp_path):
+    settings = {**SETTINGS[DQN], "buffer_size": 50}
+    model = DQN("MlpPolicy", identity(), device="cpu", **settings).learn(60)
+    model.save_replay_buffer(tmp_path / "replay")
+    larger = DQN("MlpPolicy", identity(), device="cpu", **SETTINGS[DQN])
+    with pytest.raises(ValueError, match="does not fit"):
+        larger.load_replay_buffer(tmp_path / "replay")
+
+
 def test_no_n_step_return_reaches_over_a_cut():
     settings = {**SETTINGS[DQN], "n_steps": 3, "gamma": 1.0}
     model = DQN("MlpPolicy", identity(), seed=0, device="cpu", **settings).learn(16)
