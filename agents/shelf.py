@@ -8,6 +8,7 @@ whoever wants an exact continuation stores beside the file, as train.py does.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any, ClassVar, Literal
@@ -49,6 +50,8 @@ _SHARES = (
     "exploration_initial_eps",
     "exploration_final_eps",
 )
+_FROM_ZERO = {"ent_coef": False, "vf_coef": False, "max_grad_norm": True, "target_kl": True}
+"""Settings below 0 are refused, and 0 too where it says so."""
 
 
 class ShelfAlgorithm(PickleFreeAlgorithm):
@@ -316,9 +319,22 @@ def _check_settings(settings: Mapping[str, Any]) -> None:
     for name, minimum in _COUNTS.items():
         if settings.get(name) is not None:
             check_int(name, settings[name], minimum=minimum)
+    frequency = settings.get("train_freq", 1)
+    if isinstance(frequency, list | tuple):  # with its unit
+        frequency = next(iter(frequency), None)
+    check_int("train_freq", frequency, minimum=1)
+    if settings.get("gradient_steps", -1) != -1:  # as many as environment steps
+        check_int("gradient_steps", settings["gradient_steps"], minimum=1)
     for name in _SHARES:
         if name in settings:
             check_float(name, settings[name], low=0, high=1)
+    for name, open_low in _FROM_ZERO.items():
+        if settings.get(name) is not None and not isinstance(settings[name], str):
+            check_float(name, settings[name], low=0, open_low=open_low)
+    for name in ("ent_coef", "target_entropy"):  # of SAC; "auto_0.1" begins there
+        value = settings.get(name)
+        if isinstance(value, str) and not re.fullmatch(r"auto(_\d+(\.\d*)?)?", value):
+            raise ValueError(f"{name} must be a number or 'auto', got {value!r}")
 
 
 def _check_action_space(algorithm: type[ShelfAlgorithm], space: spaces.Space) -> None:

@@ -139,11 +139,29 @@ def test_what_an_agent_cannot_do_is_refused_with_the_way_out(agent, env, message
         ({"learning_rate": {"schedule": "linear", "strt": 1}}, "'start'"),
         ({"policy_kwargs": {"activation_fn": "rellu"}}, "activation_fn must be one of"),
         ({"batch_size": 1}, "batch_size` must be greater than 1"),
+        ({"max_grad_norm": 0}, r"max_grad_norm must be a number in \(0, inf\), got 0"),
+        ({"ent_coef": -0.1}, r"ent_coef must be a number in \[0, inf\), got -0.1"),
     ],
 )
 def test_settings_out_of_range_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         PPO("MlpPolicy", identity(), **settings)
+
+
+@pytest.mark.parametrize(
+    ("agent", "settings", "message"),
+    [
+        (DQN, {"train_freq": 0}, "train_freq must be an integer >= 1, got 0"),
+        (DQN, {"train_freq": [0, "step"]}, "train_freq must be an integer >= 1, got 0"),
+        (DQN, {"gradient_steps": -5}, "gradient_steps must be an integer >= 1, got -5"),
+        (SAC, {"ent_coef": "atuo"}, "ent_coef must be a number or 'auto', got 'atuo'"),
+        (SAC, {"target_entropy": "atuo"}, "target_entropy must be a number or 'auto'"),
+    ],
+)
+def test_settings_of_a_replay_agent_out_of_range_are_named(agent, settings, message):
+    with pytest.raises(ValueError, match=message):
+        agent("MlpPolicy", env_for(agent), device="cpu", **{**SETTINGS[agent], **settings})
+    agent("MlpPolicy", env_for(agent), device="cpu", **{**SETTINGS[agent], "gradient_steps": -1})
 
 
 def test_training_by_episodes_is_for_one_environment():
