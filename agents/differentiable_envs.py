@@ -57,6 +57,11 @@ def as_differentiable_env(env: Any) -> VecEnv:
             vec_env.driver.max_episode_steps = env.spec.max_episode_steps
         return vec_env
     name = getattr(getattr(env, "spec", None), "id", None) or _inner_id(env) or env
+    if name in differentiable_ids():  # the environment itself could be
+        raise ValueError(
+            f"GumbelSHAC steps the tensors of {name} itself, so wrappers, worker processes "
+            "(vectorization=async) and rendering would be left out; give it without them"
+        )
     raise ValueError(
         f"GumbelSHAC backpropagates through the environment, and {name} cannot be differentiated. "
         f"These can: {', '.join(differentiable_ids())}. GumbelSAC trains on any environment"

@@ -232,6 +232,11 @@ def test_wrappers_that_would_be_left_out_are_refused():
     assert make(single).driver.max_episode_steps == 50
     with pytest.raises(ValueError, match="TransformReward around it would be left out"):
         make(gymnasium.wrappers.TransformReward(single, lambda r: -r))
+    wrapped = make_vec_env(
+        "gumbelrl/CartPole-v1", 2, wrappers="gymnasium.wrappers.FlattenObservation"
+    )
+    with pytest.raises(ValueError, match="steps the tensors of gumbelrl/CartPole-v1 itself"):
+        make(wrapped)
 
 
 def test_a_state_that_is_not_finite_is_named():
