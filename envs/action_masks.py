@@ -34,9 +34,10 @@ class ActionMaskInfo(gymnasium.Wrapper):
         return obs, reward, terminated, truncated, self._with_mask(info)
 
     def _with_mask(self, info: dict[str, Any]) -> dict[str, Any]:
-        if self._method is not None:
+        mask = info.get("action_mask") if self._method is None else self._method()
+        if mask is not None:
             # A copy: environments may return the same array and go on writing to it.
-            info = {**info, "action_mask": np.array(self._method(), dtype=bool)}
+            info = {**info, "action_mask": _flat(mask)}
         self._mask = info.get("action_mask")
         return info
 
@@ -52,9 +53,13 @@ class ActionMaskInfo(gymnasium.Wrapper):
         return self._current_mask
 
     def _current_mask(self) -> np.ndarray:
-        mask = self._method() if self._method is not None else self._mask
-        parts = mask if isinstance(mask, tuple | list) else (mask,)
-        return np.concatenate([np.ravel(part) for part in parts]).astype(bool)
+        return _flat(self._method()) if self._method is not None else self._mask
+
+
+def _flat(mask: Any) -> np.ndarray:
+    """All factors side by side, bool [ΣK]; a MultiDiscrete space may have one mask per factor."""
+    parts = mask if isinstance(mask, tuple | list) else (mask,)
+    return np.concatenate([np.ravel(part) for part in parts]).astype(bool)
 
 
 def _has_method(env: gymnasium.Env) -> bool:

@@ -90,6 +90,28 @@ def test_wrapper_offers_both_conventions(convention):
         _, _, _, _, info = env.step(np.array(choice))
 
 
+@pytest.mark.parametrize("convention", ["method", "info"])
+def test_one_mask_per_factor(convention):
+    """Gymnasium's way to mask a MultiDiscrete space: a tuple of arrays of unequal lengths."""
+    env = make_env("FactorMasks-v0", kwargs={"convention": convention})
+    _, info = env.reset()
+    for _ in range(3):
+        np.testing.assert_array_equal(info["action_mask"], [1, 0, 0, 1, 1])
+        np.testing.assert_array_equal(env.get_wrapper_attr("action_masks")(), [1, 0, 0, 1, 1])
+        _, _, _, _, info = env.step(np.array([0, 1]))
+
+
+@pytest.mark.parametrize("convention", ["method", "info"])
+def test_a_mask_outlives_what_the_environment_writes_into_its_array(convention):
+    """The final observation's mask is read after the reset that wrote the next episode's."""
+    env = make_vec_env("FactorMasks-v0", kwargs={"convention": convention, "in_place": True})
+    env.reset()
+    infos = [env.step(np.array([[0, 1]]))[3][0] for _ in range(3)]
+    assert [info["action_mask"].tolist() for info in infos] == [[1, 0, 0, 1, 1]] * 3
+    assert infos[-1]["TimeLimit.truncated"]
+    assert env.unwrapped.reset_infos[0]["action_mask"].tolist() == [1, 1, 1, 1, 1]
+
+
 def test_without_masks_there_is_no_such_method():
     env = make_env("CartPole-v1")
     env.reset()

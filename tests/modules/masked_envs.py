@@ -93,5 +93,44 @@ class Odd(gym.Env[np.ndarray, Any]):
         return np.zeros(1, np.float32), 0.0, False, False, self._info()
 
 
+class FactorMasks(gym.Env[np.ndarray, Any]):
+    """Always the same mask of two factors, episodes of 3 steps that are truncated.
+
+    The mask is a tuple of one array per factor; with `in_place` it is one array, in which a reset
+    allows everything, and a step writes the mask.
+
+    Args:
+        convention: "method" or "info", as in `RandomMask`.
+        in_place: see above.
+    """
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,))
+    action_space = spaces.MultiDiscrete([2, 3])
+
+    def __init__(self, convention: str = "method", in_place: bool = False) -> None:
+        self.convention, self.in_place = convention, in_place
+        self.mask = np.ones(5, np.int8)
+        if convention == "method":
+            self.action_masks = self._masks
+
+    def _masks(self) -> Any:
+        return self.mask if self.in_place else (np.array([1, 0]), np.array([0, 1, 1]))
+
+    def _info(self) -> dict[str, Any]:
+        return {"action_mask": self._masks()} if self.convention == "info" else {}
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.t = 0
+        self.mask[:] = 1
+        return np.zeros(1, np.float32), self._info()
+
+    def step(self, action: Any) -> Any:
+        self.t += 1
+        self.mask[:] = [1, 0, 0, 1, 1]
+        return np.zeros(1, np.float32), 0.0, False, self.t == 3, self._info()
+
+
 gym.register("RandomMask-v0", RandomMask)
+gym.register("FactorMasks-v0", FactorMasks)
 gym.register("OddMask-v0", Odd)
