@@ -107,18 +107,14 @@ class ActionMasks:
             )
         row = row.astype(bool)
         if terminal:
-            return np.ones_like(row) if not self._every_factor(row) else row
-        if not self._every_factor(row):
+            return np.ones_like(row) if _dead_ends(row, self._actions).any() else row
+        if _dead_ends(row, self._actions).any():
             raise ValueError(
                 f"environment {index} gives a mask that allows nothing in some factor: "
                 f"{row.astype(int).tolist()} for nvec={list(self._actions.nvec)}; every state that "
                 "goes on needs an allowed action"
             )
         return row
-
-    def _every_factor(self, row: np.ndarray) -> bool:
-        """Whether each factor has an allowed category."""
-        return bool(np.logical_or.reduceat(row, self._actions.offsets).all())
 
 
 class MaskedPrediction(BaseAlgorithm):
@@ -151,25 +147,39 @@ class MaskedPrediction(BaseAlgorithm):
             action_masks: bool [ΣK] or [N, ΣK], all factors side by side; None allows everything.
 
         Raises:
-            ValueError: masks of another width.
+            ValueError: masks of another width, or that allow nothing.
         """
         return self.policy.predict(  # type: ignore[call-arg]
             observation, state, episode_start, deterministic, action_masks=action_masks
         )
 
 
-def mask_tensor(action_masks: Any, n_categories: int, device: torch.device) -> Tensor | None:
+def mask_tensor(action_masks: Any, actions: FactoredActions, device: torch.device) -> Tensor | None:
     """Masks that a caller of `predict` gives, [ΣK] or [N, ΣK], as bool [N, ΣK].
 
     Raises:
-        ValueError: another number of entries.
+        ValueError: another number of entries, or a factor in which nothing is allowed.
     """
     if action_masks is None:
         return None
-    masks = torch.as_tensor(np.asarray(action_masks), device=device).bool()
-    if masks.numel() % n_categories:
+    masks = np.asarray(action_masks).astype(bool)
+    if masks.size % actions.n_categories:
         raise ValueError(
-            f"action_masks must have {n_categories} entries per environment, got shape "
+            f"action_masks must have {actions.n_categories} entries per environment, got shape "
             f"{list(masks.shape)}"
         )
-    return masks.reshape(-1, n_categories)
+    masks = masks.reshape(-1, actions.n_categories)
+    dead_ends = _dead_ends(masks, actions)
+    if dead_ends.any():
+        row = int(dead_ends.argmax())
+        raise ValueError(
+            f"action_masks allow nothing in some factor of row {row}: "
+            f"{masks[row].astype(int).tolist()} for nvec={list(actions.nvec)}"
+        )
+    return torch.from_numpy(masks).to(device)
+
+
+def _dead_ends(masks: np.ndarray, actions: FactoredActions) -> np.ndarray:
+    """Masks [..., ΣK] -> bool [...], true where some factor has no allowed category."""
+    allowed = np.logical_or.reduceat(masks, actions.offsets, axis=-1)  # [..., M]
+    return np.asarray(~allowed.all(-1))

@@ -127,7 +127,7 @@ class CategoricalPolicy(BasePolicy):
             deterministic: the most likely action instead of a sampled one.
             action_masks: bool [ΣK] or [N, ΣK], all factors side by side; None allows everything.
         """
-        self._masks = mask_tensor(action_masks, self.actions.n_categories, self.device)
+        self._masks = mask_tensor(action_masks, self.actions, self.device)
         try:
             return super().predict(observation, state, episode_start, deterministic)
         finally:

@@ -158,6 +158,9 @@ def test_predict_takes_masks(cls):
         np.testing.assert_array_equal(actions, [[1, 0, 3]] * 4)
     with pytest.raises(ValueError, match="9 entries per environment"):
         agent.predict(obs, action_masks=mask[:5])
+    empty = np.stack([mask, mask * [1, 1, 0, 0, 0, 1, 1, 1, 1]])
+    with pytest.raises(ValueError, match="nothing in some factor of row 1"):
+        agent.predict(np.stack([obs] * 2), action_masks=empty)
 
 
 @pytest.mark.parametrize(
