@@ -152,7 +152,14 @@ class TensorReplayBuffer:
         for storage, value in ((self.obs, obs), (self.next_obs, next_obs)):
             parts = value if isinstance(value, dict) else {"": value}
             for key, whole in (storage if isinstance(storage, dict) else {"": storage}).items():
-                whole[row] = parts[key].view_as(whole[row])
+                part = parts[key]
+                if part.dim() == whole.dim() - 1 and part.shape != whole.shape[1:]:
+                    raise ValueError(
+                        f"observations must have shape {tuple(whole.shape[1:])}, got "
+                        f"{tuple(part.shape)}; where VecNormalize is around images, wrap "
+                        "VecTransposeImage inside it"
+                    )
+                whole[row] = part.view_as(whole[row])
         self.actions[row] = actions
         self.rewards[row] = rewards
         self.terminated[row] = terminated

@@ -17,15 +17,18 @@ from gumbelrl.envs.action_masks import ActionMaskInfo
 from gumbelrl.envs.driver import BatchedDriver, NonFiniteError, usable_device
 from gumbelrl.envs.registration import find_on_device_id, make_task
 from gumbelrl.envs.vec_env import OnDeviceVecEnv
+from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.error import Error as GymnasiumError
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
     VecEnv,
     VecEnvWrapper,
     VecNormalize,
+    VecTransposeImage,
 )
 
 # What to install for environments that Gymnasium does not carry: a word in the id or the entry
@@ -154,6 +157,8 @@ def make_vec_env(
         if not normalize_obs and not normalize_reward:
             return vec_env
         discount = 0.99 if gamma is None else gamma
+        if not normalize_obs:  # the agents would transpose images outside, and replay raw ones
+            vec_env = _channels_first(vec_env)
         try:
             return VecNormalize(
                 vec_env, norm_obs=normalize_obs, norm_reward=normalize_reward, gamma=discount
@@ -296,6 +301,15 @@ class FiniteCheck(VecEnvWrapper):
             "Repair the environment, or clip in a wrapper such as "
             "gymnasium.wrappers.TransformObservation"
         )
+
+
+def _channels_first(vec_env: VecEnv) -> VecEnv:
+    """Images as the agents' convolutions take them, which they would otherwise see to."""
+    space = vec_env.observation_space
+    parts: Any = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    if any(is_image_space(part) and not is_image_space_channels_first(part) for part in parts):
+        return VecTransposeImage(vec_env)
+    return vec_env
 
 
 def _constructor_arguments(id: str, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:

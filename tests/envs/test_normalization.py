@@ -2,10 +2,12 @@
 
 import json
 
+import known_envs  # noqa: F401 (registers Identity-v0)
 import numpy as np
 import pytest
 from command_lines import QUICK, SMALL
 from gumbelrl import evaluate, train
+from gumbelrl.agents import GumbelSAC
 from gumbelrl.configs.build import evaluating
 from gumbelrl.envs import (
     MakeEnvError,
@@ -14,6 +16,7 @@ from gumbelrl.envs import (
     read_statistics,
     write_statistics,
 )
+from stable_baselines3.common.vec_env import VecNormalize
 
 IDS = ["CartPole-v1", "gumbelrl/CartPole-v1"]
 
@@ -72,6 +75,26 @@ def test_a_frozen_environment_follows_nothing_and_gives_raw_rewards(id):
     assert all((after[name] == statistics[name]).all() for name in statistics)
     plain = make_vec_env(id, 2, seed=0)
     freeze_statistics(plain, {})  # one that does not normalise stays as it is
+
+
+def test_images_stay_what_they_are_in_the_replay_where_only_rewards_are_normalised():
+    """Every row of one of `Identity`'s images is black or white, in every channel and column."""
+    settings = {"kwargs": {"form": "image"}, "normalize_reward": True}
+    agent = GumbelSAC("CnnPolicy", make_vec_env("Identity-v0", 2, 0, **settings), device="cpu")
+    agent.learn(20)
+    images = agent.replay_buffer.obs[:10].float()  # (10, N, C, H, W)
+    assert images.shape[2:] == (3, 36, 36)
+    assert images.std((2, 4)).max() == 0
+    assert images.std((2, 3)).min() > 0
+
+
+def test_images_that_are_transposed_outside_are_refused():
+    env = VecNormalize(
+        make_vec_env("Identity-v0", 2, 0, kwargs={"form": "image"}), norm_obs=False, gamma=0.9
+    )
+    agent = GumbelSAC("CnnPolicy", env, device="cpu")
+    with pytest.raises(ValueError, match=r"\(2, 3, 36, 36\), got \(2, 36, 36, 3\).*inside it"):
+        agent.learn(20)
 
 
 def test_statistics_of_another_environment_are_refused():
