@@ -7,8 +7,10 @@ from collections.abc import Callable, Collection
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 from gumbelrl.gumbel import Schedule, make_schedule
 from gumbelrl.gumbel.choices import unknown_name
+from gymnasium import spaces
 
 
 def check_int(name: str, value: object, *, minimum: int) -> int:
@@ -55,3 +57,24 @@ def check_schedule(name: str, spec: object) -> Callable[[float], float]:
     if callable(spec) and not isinstance(spec, Schedule):
         return lambda progress: spec(1.0 - progress)
     return make_schedule(spec, name)
+
+
+def check_observation_space(space: spaces.Space) -> None:
+    """Raise ValueError, naming the remedy, for observations that the networks cannot read."""
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    for part in parts:
+        if isinstance(part, spaces.Dict | spaces.Tuple):
+            raise ValueError(
+                f"observations must be an array or a dictionary of arrays, got {space}; wrap the "
+                "environment in gymnasium.wrappers.FlattenObservation"
+            )
+        if isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and np.any(part.start):
+            raise ValueError(
+                f"discrete observations must count from 0, got {part}; subtract its start in a "
+                "wrapper such as gymnasium.wrappers.TransformObservation"
+            )
+        if isinstance(part, spaces.Box) and not part.shape:
+            raise ValueError(
+                f"observations must have an axis, got the scalar {part}; wrap the environment in "
+                "gymnasium.wrappers.ReshapeObservation with shape (1,)"
+            )

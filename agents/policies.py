@@ -33,11 +33,6 @@ def check_extractor(space: spaces.Space, extractor: type[BaseFeaturesExtractor])
             f"'MultiInputPolicy' is for dictionaries, and the observations are {space}: use "
             "'MlpPolicy', or 'CnnPolicy' for images"
         )
-    if isinstance(space, spaces.Tuple):
-        raise ValueError(
-            f"observations must be an array or a dictionary of arrays, got {space}; wrap the "
-            "environment in gymnasium.wrappers.FlattenObservation"
-        )
 
 
 class CategoricalPolicy(BasePolicy):

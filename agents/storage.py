@@ -17,12 +17,14 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import safetensors.torch
 import torch
+from gumbelrl.agents.checks import check_observation_space
 from gumbelrl.agents.episode_counter import EpisodeCounter
 from gumbelrl.agents.optimization import flush_denormals
 from gumbelrl.agents.running_metrics import RunningMetrics
 from gumbelrl.gumbel import Estimator
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm, maybe_make_env
+from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import check_for_correct_spaces
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
@@ -208,6 +210,11 @@ class PickleFreeAlgorithm(BaseAlgorithm):
     def _as_vec_env(cls, env: Any) -> VecEnv:
         """An environment, or the id of one, as the `VecEnv` the agent trains on."""
         return cls._wrap_env(maybe_make_env(env, 0))
+
+    @staticmethod
+    def _wrap_env(env: GymEnv, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        check_observation_space(env.observation_space)
+        return BaseAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def set_random_seed(self, seed: int | None = None) -> None:
         """Reseed everything that draws, the agent's own generator included."""

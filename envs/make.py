@@ -142,8 +142,8 @@ def make_vec_env(
             agent's.
 
     Raises:
-        MakeEnvError: as `make_env`; also n_envs < 1, an unknown vectorization, a gamma out of range
-            or observations that cannot be normalised.
+        MakeEnvError: as `make_env`; also n_envs < 1, an unknown vectorization, a gamma out of
+            range, observations that are no arrays, or such as cannot be normalised.
     """
     if isinstance(n_envs, bool) or not isinstance(n_envs, int) or n_envs < 1:
         raise MakeEnvError(f"n_envs must be an integer >= 1, got {n_envs!r}")
@@ -177,13 +177,15 @@ def make_vec_env(
         return normalized(batched)
 
     def make_one() -> gymnasium.Env:
-        return make_env(
+        env = make_env(
             id,
             wrappers=wrappers,
             max_episode_steps=max_episode_steps,
             render_mode=render_mode,
             kwargs=kwargs,
         )
+        _check_arrays(id, env.observation_space)
+        return env
 
     if vectorization == "async":
         make_one().close()  # a mistake is told here, not by a worker that dies
@@ -300,6 +302,16 @@ class FiniteCheck(VecEnvWrapper):
             f"(environment {index[0]}, env step {self.env_steps}); nothing was trained on it. "
             "Repair the environment, or clip in a wrapper such as "
             "gymnasium.wrappers.TransformObservation"
+        )
+
+
+def _check_arrays(id: str, space: spaces.Space) -> None:
+    """Refuse observations that Stable-Baselines3's `VecEnv` cannot hold."""
+    parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    if not all(isinstance(part, spaces.Tuple) or part.shape is not None for part in parts):
+        raise MakeEnvError(
+            f"observations of {id} must be an array or a dictionary of arrays, got {space}; nested "
+            "ones need the wrapper gymnasium.wrappers.FlattenObservation"
         )
 
 

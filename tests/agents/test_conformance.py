@@ -3,13 +3,15 @@
 import subprocess
 import sys
 
+import gymnasium
 import known_envs  # registers the ids
 import numpy as np
 import pytest
 import torch
-from gumbelrl.agents import GumbelSAC
+from gumbelrl.agents import PPO, REINFORCE, GumbelSAC
 from gumbelrl.envs import make_vec_env
 from gumbelrl.gumbel import ESTIMATORS
+from gymnasium import spaces
 from stable_baselines3.common.callbacks import (
     CheckpointCallback,
     EvalCallback,
@@ -104,6 +106,23 @@ def test_the_wrong_policy_for_the_observations():
         GumbelSAC("MultiInputPolicy", identity())
     with pytest.raises(ValueError, match="images or grids of three axes"):
         GumbelSAC("CnnPolicy", identity())
+
+
+@pytest.mark.parametrize("cls", [GumbelSAC, REINFORCE, PPO])
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (spaces.Tuple([spaces.Discrete(2)]), "FlattenObservation"),
+        (spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)})}), "FlattenObservation"),
+        (spaces.Discrete(4, start=1), "must count from 0"),
+        (spaces.Dict({"a": spaces.MultiDiscrete([2, 3], start=[0, 1])}), "must count from 0"),
+        (spaces.Box(0.0, 1.0, ()), "ReshapeObservation"),
+    ],
+)
+def test_observations_that_no_network_reads_are_refused_with_the_way_out(cls, space, message):
+    env = gymnasium.wrappers.TransformObservation(gymnasium.make("CartPole-v1"), None, space)
+    with pytest.raises(ValueError, match=message):
+        cls("MultiInputPolicy" if isinstance(space, spaces.Dict) else "MlpPolicy", env)
 
 
 def test_set_env_goes_on_in_the_new_environment():

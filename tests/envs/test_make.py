@@ -5,6 +5,7 @@ import known_envs  # noqa: F401 (registers the ids)
 import numpy as np
 import pytest
 from gumbelrl.envs import MakeEnvError, NonFiniteError, make_env, make_vec_env
+from gymnasium import spaces
 
 
 def test_vectorised_restarts_in_the_same_step_and_tells_truncation():
@@ -94,6 +95,17 @@ def test_non_finite_values_are_named(field, value):
 def test_mistakes_end_in_one_message(arguments, message):
     with pytest.raises(MakeEnvError, match=message):
         make_vec_env(**arguments)
+
+
+@pytest.mark.parametrize(
+    "space", [spaces.Text(5), spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)})})]
+)
+def test_observations_that_are_no_arrays_are_refused(space):
+    def odd(env):
+        return gymnasium.wrappers.TransformObservation(env, lambda obs: obs, space)
+
+    with pytest.raises(MakeEnvError, match=r"dictionary of arrays.*FlattenObservation"):
+        make_vec_env("CartPole-v1", wrappers=odd)
 
 
 @pytest.mark.parametrize(
