@@ -121,8 +121,9 @@ def make_vec_env(
 ) -> VecEnv:
     """Make N copies of an environment that step together, for an agent to train on.
 
-    Ours ("gumbelrl/...") are one batch of tensors on the CPU, unless they are wrapped or
-    vectorised "async"; the result then has a `driver`, and `seed` governs the whole batch.
+    On-device environments ("gumbelrl/..." and registered ones of the user's) are one batch of
+    tensors on the CPU, unless they are wrapped or vectorised "async"; the result then has a
+    `driver`, and `seed` governs the whole batch.
 
     Episodes restart in the same step: the observation returned with `done` is the next episode's
     first, `infos[i]["terminal_observation"]` the ended one's last, and
@@ -169,9 +170,10 @@ def make_vec_env(
 
     arguments = _constructor_arguments(id, kwargs)
     plain = not wrappers and render_mode is None and vectorization == "sync"
-    if plain and id == find_on_device_id(id):
+    ours = _on_device_id(id)
+    if plain and ours is not None:
         batched = OnDeviceVecEnv(
-            make_driver(id, n_envs, max_episode_steps=max_episode_steps, **arguments)
+            make_driver(ours, n_envs, max_episode_steps=max_episode_steps, **arguments)
         )
         batched.seed(seed)
         return normalized(batched)
@@ -327,7 +329,7 @@ def _channels_first(vec_env: VecEnv) -> VecEnv:
 def _constructor_arguments(id: str, kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """`kwargs` as a dict; refused where they name what stands beside them."""
     arguments = dict(kwargs or {})
-    ours = id == find_on_device_id(id)  # their constructors describe a task: no batch, no seed
+    ours = _on_device_id(id) is not None  # their constructors describe a task: no batch, no seed
     for name in ("id", "max_episode_steps", *(("n_envs", "seed", "device") if ours else ())):
         if name in arguments:
             raise MakeEnvError(
@@ -335,6 +337,17 @@ def _constructor_arguments(id: str, kwargs: Mapping[str, Any] | None) -> dict[st
                 "beside them"
             )
     return arguments
+
+
+def _on_device_id(id: str) -> str | None:
+    """The full id of an on-device environment, without the module that registers it, or None."""
+    module, _, name = id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+    except Exception:  # Gymnasium imports it again, and its error is told
+        return None
+    return name if name == find_on_device_id(name) else None
 
 
 def nearest_ids(id: str, n: int = 3) -> list[str]:

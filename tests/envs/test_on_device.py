@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from gumbelrl.agents import GumbelSHAC
 from gumbelrl.envs import (
     BatchedDriver,
     MakeEnvError,
@@ -259,6 +260,16 @@ def test_seeding_a_vec_env_counts_once():
     assert not np.array_equal(vec_env.reset(), first)
     vec_env.seed(8)
     np.testing.assert_array_equal(vec_env.reset(), first)
+
+
+def test_ones_of_the_user_are_batched_by_the_id_that_imports_their_module():
+    env = make_vec_env("known_tasks:known/Breaking-v0", 3, seed=0)
+    assert isinstance(env, OnDeviceVecEnv)
+    assert GumbelSHAC("MlpPolicy", env, n_envs=4, device="cpu").driver.n_envs == 4
+    with pytest.raises(MakeEnvError, match="give n_envs=2 beside them"):
+        make_vec_env("known_tasks:known/Breaking-v0", kwargs={"n_envs": 2})
+    with pytest.raises(MakeEnvError, match="no_such_module"):
+        make_vec_env("no_such_module:known/Breaking-v0")
 
 
 def test_wrapped_or_asynchronous_ones_are_made_one_by_one():
