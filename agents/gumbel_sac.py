@@ -320,7 +320,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         # A wrapper would hand out its inner environment's driver, and be left out.
         driver = None if isinstance(env, VecEnvWrapper) else getattr(env, "driver", None)
         if driver is None or driver.device != self.device:
-            return super().collect_rollouts(
+            rollout = super().collect_rollouts(
                 env,
                 callback,
                 train_freq,
@@ -329,6 +329,11 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
                 learning_starts,
                 log_interval,
             )
+            if not rollout.continue_training:
+                # The step that a callback stopped at was taken and is not stored, so `_last_obs`
+                # is not where the environments stand: who learns on begins anew.
+                self._last_obs = None
+            return rollout
         rollout = self._collect_on_device(env, driver, callback, train_freq.frequency)
         before = self._episode_num
         self._report_episodes(wait=False)
@@ -358,6 +363,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
             self.num_timesteps += n_envs
             callback.update_locals(locals())
             if not callback.on_step():
+                self.replay_buffer.cut()  # this step is not stored
                 return RolloutReturn(step_number * n_envs, 0, continue_training=False)
             self.episodes.add(step.reward, done)
             self.replay_buffer.add_tensors(

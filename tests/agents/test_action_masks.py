@@ -189,6 +189,12 @@ def test_offsets_of_unequal_factors():
     np.testing.assert_array_equal(actions.offsets, [0, 2, 5])
 
 
+def test_no_masked_action_after_a_callback_stopped_the_training():
+    agent = GumbelSAC("MlpPolicy", masked("discrete", "info", 2), learning_starts=1_000, **QUICK)
+    for steps in range(2, 42, 2):  # the environment asserts
+        agent.learn(100, lambda *_, n=steps: agent.num_timesteps < n, reset_num_timesteps=False)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("space", "convention"), zip(SPACES, ["method", "info", "method", "info"], strict=True)

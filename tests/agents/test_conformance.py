@@ -13,6 +13,7 @@ from gumbelrl.envs import make_vec_env
 from gumbelrl.gumbel import ESTIMATORS
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import (
+    BaseCallback,
     CheckpointCallback,
     EvalCallback,
     StopTrainingOnRewardThreshold,
@@ -106,6 +107,29 @@ def test_the_wrong_policy_for_the_observations():
         GumbelSAC("MultiInputPolicy", identity())
     with pytest.raises(ValueError, match="images or grids of three axes"):
         GumbelSAC("CnnPolicy", identity())
+
+
+class StopAt(BaseCallback):
+    def __init__(self, env_steps):
+        super().__init__()
+        self.env_steps = env_steps
+
+    def _on_step(self):
+        return self.num_timesteps < self.env_steps
+
+
+@pytest.mark.parametrize("id", ["CartPole-v1", "gumbelrl/CartPole-v1"])
+def test_learning_on_after_a_callback_stopped_leaves_no_seam_in_the_replay(id):
+    """A step that was stopped at is not stored; what follows it must not seem to follow its
+    predecessor, for returns over several steps and for masks."""
+    agent = GumbelSAC("MlpPolicy", make_vec_env(id, 2, 0), learning_starts=1_000, device="cpu")
+    agent.learn(100, callback=StopAt(20))
+    replay = agent.replay_buffer
+    assert replay.pos == 9
+    agent.learn(10, reset_num_timesteps=False)
+    goes_on = (replay.next_obs[: replay.pos - 1] == replay.obs[1 : replay.pos]).all(-1)
+    assert (goes_on | replay.ended[: replay.pos - 1]).all()
+    assert replay.ended[8].all()
 
 
 @pytest.mark.parametrize("cls", [GumbelSAC, REINFORCE, PPO])
