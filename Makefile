@@ -27,7 +27,7 @@ test: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy .typing/gumbelrl/gumbel .typing/gumbelrl/agents .typing/gumbelrl/envs .typing/gumbelrl/tracking .typing/gumbelrl/configs .typing/gumbelrl/train.py .typing/gumbelrl/evaluate.py
+	$(BIN)/mypy .typing/gumbelrl/gumbel .typing/gumbelrl/agents .typing/gumbelrl/envs .typing/gumbelrl/tracking .typing/gumbelrl/comparison .typing/gumbelrl/configs .typing/gumbelrl/train.py .typing/gumbelrl/evaluate.py .typing/gumbelrl/compare.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -54,7 +54,7 @@ class TunedSettings:
             override
             for group, node in self.values.items()
             for key, value in node.items()
-            for override in replace_override(f"{group}.{key}", value, _in_hydra(value))
+            for override in replace_override(f"{group}.{key}", value, in_hydra(value))
         ]
 
     def check(self, config: Mapping[str, Any]) -> None:
@@ -136,15 +136,15 @@ def _section(file: Path, name: str, node: Any) -> TunedSettings:
     return TunedSettings(file, name, source.strip(), values)
 
 
-def _in_hydra(value: Any) -> str:
+def in_hydra(value: Any) -> str:
     """Plain data in Hydra's override grammar."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_in_hydra(item)}" for key, item in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{in_hydra(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(_in_hydra, value)) + "]"
+        return "[" + ",".join(map(in_hydra, value)) + "]"
     text = str(value).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
