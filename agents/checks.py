@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -52,11 +52,12 @@ def check_choice(name: str, value: str, allowed: Collection[str]) -> str:
 
 
 def check_schedule(name: str, spec: object) -> Callable[[float], float]:
-    """A positive number, a schedule, its settings, or Stable-Baselines3's function of the remaining
-    progress, as a function of progress; else ValueError naming it."""
+    """A positive number, a schedule, its settings (rates in [0, 1], so that it may end at 0), or
+    Stable-Baselines3's function of the remaining progress, as a function of progress; else
+    ValueError naming it."""
     if callable(spec) and not isinstance(spec, Schedule):
         return lambda progress: spec(1.0 - progress)
-    return make_schedule(spec, name)
+    return make_schedule(spec, name, unit=isinstance(spec, Mapping))
 
 
 def check_observation_space(space: spaces.Space) -> None:

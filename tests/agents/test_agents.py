@@ -232,6 +232,14 @@ def test_temperature_follows_its_schedule():
     assert agent.estimator.temperature == pytest.approx(1.0, abs=0.01)
 
 
+def test_a_learning_rate_may_fall_to_zero():
+    agent = make_sac(learning_rate={"schedule": "linear", "start": 1e-3, "end": 0})
+    agent.learn(100)
+    assert agent.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=2e-5)
+    with pytest.raises(ValueError, match=r"start of learning_rate must be .*\[0, 1\], got -1"):
+        make_sac(learning_rate={"schedule": "linear", "start": -1, "end": 0})
+
+
 def test_entropy_coefficient_moves_towards_the_target():
     high = make_sac(target_entropy=1.0, learning_rate=0.01)
     low = make_sac(target_entropy=0.0, learning_rate=0.01)
