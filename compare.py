@@ -76,6 +76,7 @@ def program() -> list[str]:
 def report_on(folder: Path) -> int:
     """Write the report on a folder with runs, and say where it is; returns the exit code."""
     from gumbelrl.configs.compose import ConfigError
+    from gumbelrl.tracking import first_line
 
     if not folder.is_dir():
         raise ConfigError(f"runs: there is no folder {folder}")
@@ -86,9 +87,17 @@ def report_on(folder: Path) -> int:
         )
     try:
         from gumbelrl.comparison.report import write_report
-    except ModuleNotFoundError:
-        return 0
-    print(write_report(folder))
+
+        headline = write_report(folder)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f'the report needs {error.name}: pip install "gumbelrl[compare]", then '
+            f"{shlex.join([*program(), f'runs={folder}'])}"
+        ) from error
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"no report on {folder}: {first_line(error)}") from error
+    print(headline)
+    print(f"report: {folder / 'report.html'}")
     return 0
 
 
@@ -122,7 +131,6 @@ class Comparison:
             self._see_what_is_there()
             launcher = self._make_launcher()
             try:
-                self.grid.write(self.out)
                 interrupted = self._run(launcher)
             finally:
                 launcher.close()
@@ -205,6 +213,7 @@ class Comparison:
         interrupted = False
         with GridDisplay(self.grid, self.out) as self.display:
             self._say_what_there_is(self.display.say)
+            self._write_grid()
             finished = self.grid.count("finished")
             if finished:
                 self.display.say(f"{finished} runs are finished already")
@@ -231,8 +240,15 @@ class Comparison:
             if point.status == "n/a":
                 self._not_applicable(point, launcher)
         if begun or ended:
-            self.grid.write(self.out)
+            self._write_grid()
         self.display.refresh()
+
+    def _write_grid(self) -> None:
+        """A full disk does not stop the runs: what they came to stands in their own folders."""
+        try:
+            self.grid.write(self.out)
+        except OSError as error:
+            self.display.say(f"cannot write grid.json: {error.strerror}; the grid goes on")
 
     def _not_applicable(self, point: Point, launcher: Launcher[Any]) -> None:
         """What an agent cannot do on an environment it cannot do with any seed."""

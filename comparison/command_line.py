@@ -125,7 +125,7 @@ def make_out(out: Path) -> None:
     probe = out / f".probe-{secrets.token_hex(4)}"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not (out / MANIFEST).exists() and any(p.name != ".lock" for p in out.iterdir()):
+        if not (out / MANIFEST).exists() and any(p.name[0] != "." for p in out.iterdir()):
             raise ConfigError(
                 f"{out} holds files but no {MANIFEST}, so it is not of a grid; give out=FOLDER"
             )

@@ -254,7 +254,7 @@ def merge(old: Grid, new: Grid, out: Path) -> Grid:
     missing = [before[key] for key in before if key not in after]
     if missing:
         differences.append(f"it has {_some([str(point) for point in missing])}, which this has not")
-    for key in before.keys() & after.keys():
+    for key in (key for key in before if key in after):
         was, now = before[key], after[key]
         if was.overrides != now.overrides:
             gone = [each for each in was.overrides if each not in now.overrides]

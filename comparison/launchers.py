@@ -91,6 +91,7 @@ class LocalLauncher(Launcher[Future[Outcome]]):
         self._stop.set()
 
     def close(self) -> None:
+        self._stop.set()
         self._threads.shutdown()
 
     def _submit(self, job: Job) -> Future[Outcome]:

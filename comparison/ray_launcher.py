@@ -36,6 +36,7 @@ class RayLauncher(Launcher[Any]):
         super().__init__(jobs)
         self._ray = import_ray()
         self.workers = workers
+        self.num_gpus = num_gpus
         self._own = not self._ray.is_initialized()
         if self._own:
             _connect(self._ray, workers)
@@ -50,7 +51,11 @@ class RayLauncher(Launcher[Any]):
     def capacity(self) -> int:
         if self.workers is not None:
             return self.workers
-        return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        there = self._ray.cluster_resources()
+        places = there.get("CPU", 0.0)
+        if self.num_gpus:
+            places = min(places, there.get("GPU", 0.0) / self.num_gpus)
+        return max(1, int(places))
 
     def stop(self) -> None:
         super().stop()

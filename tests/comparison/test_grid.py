@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import sys
+import types
 
 import pytest
 import yaml
@@ -320,6 +321,34 @@ def test_a_folder_without_runs(arguments, message, capsys, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     assert compare.main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_headline_and_the_path_of_the_report_are_printed(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grid/runs/x").mkdir(parents=True)
+    (tmp_path / "grid/runs/x/config.yaml").touch()
+    report = types.ModuleType("report")
+    monkeypatch.setitem(sys.modules, "gumbelrl.comparison.report", report)
+    report.write_report = lambda folder: f"{folder} is better."
+    assert compare.main(["runs=grid"]) == 0
+    assert capsys.readouterr().out == "grid is better.\nreport: grid/report.html\n"
+    report.write_report = lambda folder: json.loads("")
+    assert compare.main(["runs=grid"]) == 2
+    assert "compare.py: no report on grid: Expecting value" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "gumbelrl.comparison.report", None)
+    assert compare.main(["runs=grid"]) == 2
+    assert 'pip install "gumbelrl[compare]", then' in capsys.readouterr().err
+
+
+def test_a_full_disk_does_not_stop_the_runs(experiment, ran, capsys, monkeypatch):
+    def full(self, out):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Grid, "write", full)
+    assert compare.main([f"experiment={experiment()}", "out=grid"]) == 0
+    out = capsys.readouterr().out
+    assert "cannot write grid.json: No space left on device; the grid goes on" in out
+    assert "8 of 8 runs are finished" in out
 
 
 def test_ray_is_asked_for_in_one_line(experiment, capsys, monkeypatch):
