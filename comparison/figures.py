@@ -1,0 +1,595 @@
+"""The figures of a comparison, drawn from records: each as SVG and PNG, and inlined in the report.
+
+Colours are Okabe and Ito's (2008), which colour-blind readers tell apart; from the ninth agent on
+the lines are dashed. An SVG names its colours as CSS variables, so it follows the reader's light or
+dark scheme, alone as well as inside the report. PNGs are light.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gumbelrl.comparison import statistics
+from gumbelrl.comparison.records import Comparison, RunRecord
+from gumbelrl.tracking import write_atomically
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+Array = npt.NDArray[np.float64]
+
+# Light and dark shade of each series; Okabe and Ito's order changed so that neighbours contrast.
+SERIES = (
+    ("#0072b2", "#58b0ea"),
+    ("#d55e00", "#ff8c42"),
+    ("#009e73", "#2fc99b"),
+    ("#cc79a7", "#eb9fca"),
+    ("#e69f00", "#f7c14a"),
+    ("#56b4e9", "#a5dcff"),
+    ("#6f5e53", "#c2ada0"),
+    ("#8c8c00", "#d8d84a"),
+)
+_INK, _LINE, _PAPER = ("#1f2430", "#e6e9ef"), ("#d5d9e0", "#39404d"), ("#ffffff", "#171a21")
+_DASHES = ("-", "--", ":", "-.")
+_WIDTH, _HEIGHT = 4.5, 2.75  # inches
+_POINTS = 80  # of a learning curve
+_MOST_INTERVALS = 6  # agents up to which a matrix has room for intervals
+
+_STYLE: Any = {
+    "svg.fonttype": "none",  # text stays text: it can be read out, searched and selected
+    "svg.hashsalt": "gumbelrl",
+    "text.parse_math": False,  # a dollar in a name is a dollar
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": _INK[0],
+    "axes.labelcolor": _INK[0],
+    "text.color": _INK[0],
+    "xtick.color": _INK[0],
+    "ytick.color": _INK[0],
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _LINE[0],
+    "grid.linewidth": 0.7,
+    "axes.facecolor": "none",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+
+
+def css_variables() -> str:
+    """Declarations of the colours: light ones, and dark ones where the reader asks for dark."""
+    names = ["--ink", "--line", "--paper", *(f"--s{i}" for i in range(len(SERIES)))]
+    pairs = dict(zip(names, (_INK, _LINE, _PAPER, *SERIES), strict=True))
+    light, dark = ("".join(f"{k}:{v[shade]};" for k, v in pairs.items()) for shade in (0, 1))
+    return f":root{{{light}}}@media (prefers-color-scheme:dark){{@media screen{{:root{{{dark}}}}}}}"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure that has been drawn.
+
+    Args:
+        name: of its files, without ending.
+        env: label of its environment, or None where it is of all.
+        title: what it shows.
+        caption: how to read it.
+        svg: for a page that declares `css_variables()`; its ids are its own.
+    """
+
+    name: str
+    env: str | None
+    title: str
+    caption: str
+    svg: str
+
+
+def draw_figures(comparison: Comparison, folder: Path) -> list[Figure]:
+    """Draw what the records have data for, and write `NAME.svg` and `NAME.png`.
+
+    Args:
+        comparison: what was read.
+        folder: made if it is not there.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    with rc_context(_STYLE):
+        if len(comparison.envs) > 1:
+            drawn += _overall(comparison, folder)
+        for number, env in enumerate(comparison.envs):
+            drawn += _of_env(comparison, env, number, folder)
+    return drawn
+
+
+def scores(comparison: Comparison, agent: str, env: str) -> dict[int, float]:
+    """Final mean return by seed, of the finished runs."""
+    found = ((run.seed, run.score) for run in comparison.of(agent, env))
+    return {seed: score for seed, score in found if score is not None}
+
+
+def normalised_scores(comparison: Comparison, agent: str) -> list[list[float]] | None:
+    """Scores on the scale 0 (random) to 1 (reference), a list an environment.
+
+    None where an environment has no references, or the agent has no score in one: means over
+    different environments do not compare.
+    """
+    strata = []
+    for env in comparison.envs:
+        found = scores(comparison, agent, env)
+        if env not in comparison.references or not found:
+            return None
+        random, reference = comparison.references[env]
+        strata.append([statistics.normalised(x, random, reference) for x in found.values()])
+    return strata
+
+
+def _overall(comparison: Comparison, folder: Path) -> list[Figure]:
+    pen = _Pen(comparison, None, folder, "all")
+    agents = comparison.agents
+    strata = {a: s for a in agents if (s := normalised_scores(comparison, a)) is not None}
+    if strata:
+        estimates = {a: statistics.aggregate(s) for a, s in strata.items()}
+        dots = {a: np.concatenate([np.asarray(x) for x in s]) for a, s in strata.items()}
+        pen.score_figure(dots, estimates, "score (random policy 0, reference 1)")
+        pen.profile_figure(strata, "score τ (random policy 0, reference 1)")
+    by_env = {
+        a: {e: list(scores(comparison, a, e).values()) for e in comparison.envs} for a in agents
+    }
+    pen.improvement_figure(by_env)
+    return pen.figures
+
+
+def _of_env(comparison: Comparison, env: str, number: int, folder: Path) -> list[Figure]:
+    pen = _Pen(comparison, env, folder, f"{number + 1:02d}-{_file_name(env)}")
+    pen.curve_figure("steps")
+    pen.curve_figure("seconds")
+    found = {a: np.array(list(scores(comparison, a, env).values())) for a in comparison.agents}
+    found = {agent: values for agent, values in found.items() if len(values)}
+    if found:
+        estimates = {agent: statistics.aggregate([values]) for agent, values in found.items()}
+        pen.score_figure(found, estimates, "mean return of the last evaluation")
+        if max(map(len, found.values())) > 1:
+            pen.profile_figure({a: [v] for a, v in found.items()}, "return τ")
+        pen.improvement_figure({a: {env: list(v)} for a, v in found.items()})
+    pen.threshold_figure("steps")
+    pen.threshold_figure("seconds")
+    pen.diagnostic_figure(
+        "alignment",
+        ("estimator/cosine", "estimator/std"),
+        ("cosine to the\ntrue gradient", "std of one draw /\ngradient's norm"),
+        "Estimator alignment and gradient spread",
+        "Cosine between the mean of the estimator and the critic's own gradient (1 is the right "
+        "direction, 0 and below climbs nowhere), and the spread of a single draw, in units of that "
+        "gradient.",
+    )
+    pen.diagnostic_figure(
+        "entropy",
+        ("train/entropy", "train/temperature"),
+        ("entropy [nats]", "temperature"),
+        "Entropy and temperature during training",
+        "Entropy of the policy (per action, summed over factors), and the temperature of the "
+        "relaxation where the agent has one.",
+    )
+    return pen.figures
+
+
+class _Pen:
+    """Draws the figures of one environment (or of all, env None) and keeps what it drew."""
+
+    def __init__(self, comparison: Comparison, env: str | None, folder: Path, stem: str) -> None:
+        self.comparison, self.env, self.folder, self.stem = comparison, env, folder, stem
+        self.index = {agent: i for i, agent in enumerate(comparison.agents)}
+        self.figures: list[Figure] = []
+
+    def look(self, agent: str) -> dict[str, Any]:
+        """The agent's colour and dash, the same in all figures."""
+        i = self.index[agent]
+        return {
+            "color": SERIES[i % len(SERIES)][0],
+            "linestyle": _DASHES[i // len(SERIES) % len(_DASHES)],
+        }
+
+    def runs(self, agent: str) -> tuple[RunRecord, ...]:
+        """Finished runs of the agent that were evaluated."""
+        assert self.env is not None
+        return tuple(r for r in self.comparison.of(agent, self.env) if r.score is not None)
+
+    def curve_figure(self, axis: str) -> None:
+        """Learning curves against env steps or seconds of training."""
+        pairs = {
+            agent: [(getattr(run, axis), run.returns) for run in self.runs(agent)]
+            for agent in self.comparison.agents
+        }
+        pairs = {a: [(x, y) for x, y in p if np.isfinite(x).all()] for a, p in pairs.items()}
+        pairs = {agent: each for agent, each in pairs.items() if each}
+        if not pairs:
+            return
+        fig, (axes,) = _canvas(1, list(pairs))
+        ends = [max(x[-1] for x, _ in each) for each in pairs.values()]
+        log = axis == "seconds" and max(ends) > 20 * max(min(ends), 1e-9)
+        for agent, each in pairs.items():
+            self._band(axes, agent, each, log=log)
+        if log:
+            axes.set_xscale("log")
+        threshold = self._threshold()
+        if threshold is not None:
+            axes.axhline(threshold, color=_INK[0], linewidth=0.8, linestyle=(0, (2, 3)))
+        axes.set_ylabel("mean return")
+        axes.set_xlabel("environment steps" if axis == "steps" else "seconds of training")
+        if not log:
+            axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+        self._keep(
+            fig,
+            f"curves-{axis}",
+            f"Learning curves against {'environment steps' if axis == 'steps' else 'seconds'}",
+            "Interquartile mean over seeds with its pointwise 95 % bootstrap band"
+            + ("" if _enough(pairs) else " (thin lines: single runs, where seeds are too few)")
+            + "; a run that ended keeps its last return"
+            + (f"; dotted: the threshold {threshold:g}" if threshold is not None else "")
+            + (". Evaluation is left out of the time." if axis == "seconds" else "."),
+        )
+
+    def score_figure(
+        self, dots: dict[str, Array], estimates: dict[str, statistics.Estimate], label: str
+    ) -> None:
+        """Every run a dot, the interquartile mean and its interval above them."""
+        fig = Canvas(figsize=(_WIDTH, 0.9 + 0.42 * len(dots)))
+        axes = _place(fig, 1, left=1.42, bottom=0.6, top=0.12)[0]
+        for row, (agent, values) in enumerate(dots.items()):
+            color, estimate = self.look(agent)["color"], estimates[agent]
+            axes.plot(values, np.full(len(values), row), "|", color=color, alpha=0.75, ms=9)
+            if estimate.low is not None and estimate.high is not None:
+                axes.plot(
+                    [estimate.low, estimate.high],
+                    [row, row],
+                    color=color,
+                    linewidth=5,
+                    alpha=0.4,
+                    solid_capstyle="butt",
+                )
+            axes.plot(estimate.value, row, "o", color=color, ms=6)
+        _rows(axes, list(dots))
+        axes.set_xlabel(label)
+        intervals = any(estimate.low is not None for estimate in estimates.values())
+        self._keep(
+            fig,
+            "scores",
+            "Final scores" + ("" if self.env else " over all environments"),
+            "Point: interquartile mean; "
+            + ("bar: its 95 % stratified-bootstrap interval; " if intervals else "")
+            + "ticks: single runs.",
+        )
+
+    def profile_figure(self, strata: dict[str, Any], label: str) -> None:
+        """Share of runs above each score."""
+        pooled = np.concatenate([np.concatenate([*map(np.asarray, s)]) for s in strata.values()])
+        low, high = float(pooled.min()), float(pooled.max())
+        margin = 0.03 * (high - low or abs(high) or 1.0)
+        limits = np.linspace(low - margin, high + margin, 121)
+        fig, (axes,) = _canvas(1, list(strata))
+        banded = False
+        for agent, groups in strata.items():
+            share, lower, upper = statistics.performance_profile(groups, limits)
+            axes.step(limits, share, where="post", linewidth=1.8, **self.look(agent))
+            if lower is not None and upper is not None:
+                banded = True
+                axes.fill_between(
+                    limits,
+                    lower,
+                    upper,
+                    step="post",
+                    alpha=0.09,
+                    linewidth=0,
+                    color=self.look(agent)["color"],
+                )
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xlabel(label)
+        axes.set_ylabel("share of runs above τ")
+        self._keep(
+            fig,
+            "profile",
+            "Performance profile" + ("" if self.env else " over all environments"),
+            "The higher, the better; a curve that lies above another everywhere belongs to the "
+            "agent that is better at every level"
+            + (" (bands: pointwise 95 % Wilson)." if banded else "."),
+        )
+
+    def improvement_figure(self, by_env: dict[str, dict[str, list[float]]]) -> None:
+        """Matrix of P(row beats column), averaged over the environments that both ran."""
+        agents = [agent for agent, envs in by_env.items() if any(envs.values())]
+        if len(agents) < 2:
+            return
+        n, cell = len(agents), max(0.34, min(0.8, 2.9 / len(agents)))
+        fig = Canvas(figsize=(_WIDTH, 1.15 + min(cell, 0.6) * n))
+        axes = _place(fig, 1, left=1.42, bottom=1.0, top=0.1)[0]
+        axes.grid(False)
+        full = n <= _MOST_INTERVALS
+        for row, first in enumerate(agents):
+            for column, second in enumerate(agents):
+                if first == second:
+                    continue
+                both = [e for e, x in by_env[first].items() if x and by_env[second].get(e)]
+                if not both:
+                    axes.text(column, row, "–", ha="center", va="center")
+                    continue
+                estimate = statistics.probability_of_improvement(
+                    [by_env[first][e] for e in both], [by_env[second][e] for e in both]
+                )
+                ahead = estimate.value - 0.5
+                shade = SERIES[0 if ahead > 0 else 1][0]
+                axes.add_patch(
+                    Rectangle(
+                        (column - 0.5, row - 0.5),
+                        1,
+                        1,
+                        facecolor=shade,
+                        alpha=min(0.7, 1.2 * abs(ahead)),
+                        linewidth=0,
+                    )
+                )
+                said = f"{estimate.value:.2f}"
+                if full and estimate.low is not None:
+                    said += f"\n{estimate.low:.2f}–{estimate.high:.2f}"
+                axes.text(column, row, said, ha="center", va="center", fontsize=7 if full else 6.5)
+        axes.set_xlim(-0.5, n - 0.5)
+        _rows(axes, agents)
+        axes.set_ylim(n - 0.5, -0.5)
+        slanted = n > 3
+        axes.set_xticks(
+            range(n),
+            [_wrapped(a, 16) if not slanted else _cut(a, 17) for a in agents],
+            rotation=35 if slanted else 0,
+            ha="right" if slanted else "center",
+            rotation_mode="anchor" if slanted else None,
+        )
+        self._keep(
+            fig,
+            "improvement",
+            "Probability of improvement" + ("" if self.env else " over all environments"),
+            "Probability that a run of the row scores higher than a run of the column, ties "
+            "counted half, with 95 % intervals where there is room and seeds enough; 0.5 is no "
+            "difference.",
+        )
+
+    def threshold_figure(self, axis: str) -> None:
+        """Share of runs that have reached the threshold, by Kaplan and Meier."""
+        threshold = self._threshold()
+        assert self.env is not None
+        curves = {}
+        for agent in self.comparison.agents if threshold is not None else ():
+            curve = survival(self.comparison.of(agent, self.env), axis)
+            if curve is not None:
+                curves[agent] = curve
+        if not curves or not any(curve.events for curve in curves.values()):
+            return
+        fig, (axes,) = _canvas(1, list(curves))
+        ends = [curve.times[-1] for curve in curves.values()]
+        log = axis == "seconds" and max(ends) > 20 * max(min(ends), 1e-9)
+        for agent, curve in curves.items():
+            start = curve.times[0] if log else 0.0
+            x = np.concatenate([[start], curve.times])
+            look = self.look(agent)
+            axes.step(
+                x, np.concatenate([[0], 1 - curve.waiting]), where="post", linewidth=1.8, **look
+            )
+            if curve.low is not None and curve.high is not None:
+                lower, upper = 1 - curve.high, 1 - curve.low
+                known = np.isfinite(lower) & np.isfinite(upper)
+                axes.fill_between(
+                    curve.times[known],
+                    lower[known],
+                    upper[known],
+                    step="post",
+                    alpha=0.13,
+                    linewidth=0,
+                    color=look["color"],
+                )
+            if curve.events < curve.n:
+                axes.plot(x[-1], 1 - curve.waiting[-1], ">", color=look["color"], ms=6)
+        if log:
+            axes.set_xscale("log")
+        else:
+            axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+        axes.axhline(0.5, color=_INK[0], linewidth=0.8, linestyle=(0, (2, 3)))
+        axes.set_ylim(-0.02, 1.04)
+        axes.set_ylabel(f"share of runs at {threshold:g}")
+        axes.set_xlabel("environment steps" if axis == "steps" else "seconds of training")
+        censored = any(curve.events < curve.n for curve in curves.values())
+        banded = any(curve.low is not None for curve in curves.values())
+        self._keep(
+            fig,
+            f"threshold-{axis}",
+            f"{'Steps' if axis == 'steps' else 'Seconds'} to a return of {threshold:g}",
+            "Kaplan–Meier estimate"
+            + (" with pointwise 95 % log-log bands" if banded else "")
+            + "; dotted: half of the runs"
+            + ("; ▸ runs that never got there count as still waiting." if censored else "."),
+        )
+
+    def diagnostic_figure(
+        self, name: str, metrics: Sequence[str], labels: Sequence[str], title: str, caption: str
+    ) -> None:
+        """Metrics that the agent logged during training, one above the other."""
+        panels = []
+        for metric, label in zip(metrics, labels, strict=True):
+            pairs = {
+                agent: [r.diagnostics[metric] for r in self.runs(agent) if metric in r.diagnostics]
+                for agent in self.comparison.agents
+            }
+            pairs = {agent: each for agent, each in pairs.items() if each}
+            if pairs:
+                panels.append((label, pairs))
+        if not panels:
+            return
+        names = [a for a in self.comparison.agents if any(a in pairs for _, pairs in panels)]
+        fig, places = _canvas(len(panels), names)
+        for axes, (label, pairs) in zip(places, panels, strict=True):
+            for agent, each in pairs.items():
+                self._band(axes, agent, each, log=False)
+            axes.set_ylabel(label)
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+        places[-1].set_xlabel("environment steps")
+        self._keep(fig, name, title, caption)
+
+    def _band(self, axes: Axes, agent: str, pairs: list[tuple[Array, Array]], log: bool) -> None:
+        look = self.look(agent)
+        start, end = max(x[0] for x, _ in pairs), max(x[-1] for x, _ in pairs)
+        if log:
+            grid = np.geomspace(max(start, 1e-3), max(end, 1e-3), _POINTS)
+        else:
+            grid = np.linspace(start, end, _POINTS)
+        values = np.stack([np.interp(grid, x, y) for x, y in pairs])  # (S, G)
+        if len(pairs) >= statistics.MIN_SEEDS:
+            low, high = statistics.column_intervals(values)
+            axes.fill_between(grid, low, high, color=look["color"], alpha=0.16, linewidth=0)
+        elif len(pairs) > 1:
+            for x, y in pairs:
+                axes.plot(x, y, linewidth=0.7, alpha=0.45, **look)
+        axes.plot(grid, statistics.column_values(values), linewidth=1.8, **look)
+
+    def _threshold(self) -> float | None:
+        assert self.env is not None
+        found = {r.threshold for r in self.comparison.records if r.env == self.env}
+        found.discard(None)
+        return found.pop() if len(found) == 1 else None
+
+    def _keep(self, fig: Canvas, kind: str, title: str, caption: str) -> None:
+        agents = getattr(fig, "legend_agents", None)
+        if agents is not None:
+            handles = [Line2D([], [], linewidth=2.2, **self.look(agent)) for agent in agents]
+            fig.legend(
+                handles,
+                [_cut(agent, 44 if len(agents) == 1 else 28) for agent in agents],
+                loc="lower center",
+                ncols=min(2, len(agents)),
+                handlelength=1.6,
+                columnspacing=1.2,
+                bbox_to_anchor=(0.5, 0.0),
+                borderaxespad=0.2,
+            )
+        name = f"{self.stem}-{kind}"
+        png, svg = io.BytesIO(), io.StringIO()
+        FigureCanvasAgg(fig)
+        fig.savefig(png, format="png", dpi=150, facecolor="white")
+        fig.savefig(svg, format="svg", facecolor="none", metadata={"Date": None})
+        inline = _inlined(svg.getvalue(), name, title)
+        write_atomically(self.folder / f"{name}.png", png.getvalue())
+        style = f"<style>{css_variables()}svg{{background:var(--paper)}}</style>"
+        alone = inline.replace(">", f' xmlns="http://www.w3.org/2000/svg">{style}', 1)
+        write_atomically(self.folder / f"{name}.svg", alone)
+        self.figures.append(Figure(name, self.env, title, caption, inline))
+
+
+def survival(runs: Sequence[RunRecord], axis: str) -> statistics.Survival | None:
+    """Time to the threshold of runs that have one; None where there is none, or no time is known.
+
+    Runs that failed or were interrupted are censored where they ended.
+
+    Args:
+        runs: of one agent in one environment.
+        axis: `steps` (env steps) or `seconds` (of training).
+    """
+    times, reached = [], []
+    for run in runs:
+        if run.threshold is None or run.status in ("n/a", "pending", "running"):
+            continue
+        hit = run.reached()
+        if hit is not None:
+            when: float | None = hit[0 if axis == "steps" else 1]
+        else:
+            when = run.env_steps if axis == "steps" else run.train_seconds
+        if when is None or not np.isfinite(when) or (hit is None and when <= 0):
+            continue
+        times.append(when)
+        reached.append(hit is not None)
+    return statistics.time_to_threshold(times, reached) if times else None
+
+
+def _canvas(panels: int, agents: list[str]) -> tuple[Canvas, list[Axes]]:
+    """Panels one above the other, and room for a legend below."""
+    legend = 0.19 * -(-len(agents) // 2) + 0.08
+    height = (_HEIGHT if panels == 1 else 1.4 * panels + 0.5) + legend
+    fig = Canvas(figsize=(_WIDTH, height))
+    fig.legend_agents = agents  # type: ignore[attr-defined]
+    return fig, _place(fig, panels, left=0.78, bottom=0.5 + legend, top=0.12)
+
+
+def _place(fig: Canvas, panels: int, *, left: float, bottom: float, top: float) -> list[Axes]:
+    """Axes with margins in inches; automatic layouts would draw every figure twice."""
+    width, height = fig.get_size_inches()
+    axes = fig.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+    fig.subplots_adjust(
+        left / width, bottom / height, 1 - 0.14 / width, 1 - top / height, hspace=0.16
+    )
+    return list(axes)
+
+
+def _rows(axes: Axes, agents: list[str]) -> None:
+    axes.set_yticks(range(len(agents)), [_wrapped(agent, 19) for agent in agents])
+    axes.set_ylim(len(agents) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(False, axis="y")
+
+
+def _inlined(svg: str, name: str, title: str) -> str:
+    """The svg element alone, in the page's colours, with ids that no other figure has."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    prefix = re.sub(r"[^A-Za-z0-9-]", "-", name)
+    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
+    svg = svg.replace("url(#", f"url(#{prefix}-").replace('href="#', f'href="#{prefix}-')
+    for number, (shade, _) in enumerate(SERIES):
+        svg = svg.replace(shade, f"var(--s{number})")
+    svg = svg.replace(_INK[0], "var(--ink)").replace(_LINE[0], "var(--line)")
+    opening, rest = svg.split(">", 1)
+    box = re.search(r'viewBox="([^"]+)"', opening)
+    assert box is not None  # matplotlib always writes one
+    label = escape(title)
+    return (
+        f'<svg viewBox="{box.group(1)}" role="img" aria-label="{label}" '
+        f'xmlns:xlink="http://www.w3.org/1999/xlink">{rest}'
+    )
+
+
+def _enough(pairs: dict[str, list[Any]]) -> bool:
+    return min(map(len, pairs.values())) >= statistics.MIN_SEEDS
+
+
+def _short_number(value: float, _: object = None) -> str:
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def _cut(label: str, width: int) -> str:
+    return label if len(label) <= width else label[: width - 1] + "…"
+
+
+def _wrapped(label: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(_cut(label, 2 * width), width)) or label
+
+
+def _file_name(label: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip("._")[:60] or "env"
