@@ -47,7 +47,7 @@ TASKS = {
     "acrobot": Task(("env=acrobot",), 100_000, "≥ −80", (*OURS, "ppo", "dqn")),
     "mountaincar": Task(("env=mountaincar",), 150_000, "≥ −110", (*OURS, "ppo", "dqn")),
     "lunarlander": Task(("env=lunarlander",), 300_000, "≥ 250", (*OURS, "ppo", "dqn")),
-    "taxi": Task(("env=taxi",), 60_000, "≥ 7.5", (*OURS, "maskable_ppo")),
+    "taxi": Task(("env=taxi",), 60_000, "≥ 7.5", (*OURS, "maskable_ppo", "optimum")),
     "breakout": Task(("env=minatar_breakout",), 500_000, "ahead of DQN", (*OURS, "ppo", "dqn")),
 }
 AGENTS: dict[str, tuple[str, ...]] = {
@@ -55,6 +55,7 @@ AGENTS: dict[str, tuple[str, ...]] = {
         name: ("agent=gumbel_sac", f"agent.estimator={name}")
         for name in ("st_gumbel", "reinmax", "straight_through", "exact", "local_expectation")
     },
+    "optimum": (),  # computed, not learned
     **{name: (f"agent={name}",) for name in ("reinforce", "ppo", "dqn", "maskable_ppo", "sac")},
 }
 LABELS = {
@@ -63,7 +64,51 @@ LABELS = {
     "dqn": "SB3 DQN",
     "maskable_ppo": "MaskablePPO",
     "sac": "SB3 SAC, continuous",
+    "optimum": "optimum, same starts",
 }
+
+
+class TaxiOptimum:
+    """The best policy of Taxi, by value iteration on its table of transitions."""
+
+    def __init__(self, gamma: float = 0.999) -> None:
+        import gymnasium
+        import numpy as np
+
+        table = gymnasium.make("Taxi-v4").unwrapped.P  # type: ignore[attr-defined]
+        self.q = np.zeros((len(table), len(table[0])))
+        for _ in range(300):  # longer than any way
+            value = self.q.max(1)
+            for s, actions in table.items():
+                for a, outcomes in actions.items():
+                    self.q[s, a] = sum(
+                        p * (r + gamma * (not done) * value[s2]) for p, s2, r, done in outcomes
+                    )
+
+    def predict(self, obs: Any, state: Any = None, **_: Any) -> tuple[Any, Any]:
+        """Greedy actions [N] in states [N]."""
+        return self.q[obs].argmax(1), state
+
+
+def optimum(task: str, seed: int) -> dict[str, Any]:
+    """What the best policy gets in the episodes of a run's final evaluation."""
+    from gumbelrl.envs import make_vec_env
+    from gumbelrl.tracking import evaluate, final_evaluation_seed
+
+    def make_env(n_envs: int, env_seed: int) -> Any:
+        return make_vec_env("Taxi-v4", n_envs, env_seed)
+
+    best = evaluate(TaxiOptimum(), make_env, 100, final_evaluation_seed(seed)).mean
+    return {
+        "task": task,
+        "agent": "optimum",
+        "seed": seed,
+        "return": best,
+        "curve": [],
+        "train_seconds": 0.0,
+        "commit": None,
+        "command": "python -m benchmarks.learning --task taxi --agent optimum",
+    }
 
 
 def run(task: str, agent: str, seed: int) -> dict[str, Any]:
@@ -72,6 +117,8 @@ def run(task: str, agent: str, seed: int) -> dict[str, Any]:
     Raises:
         RuntimeError: train.py failed; its last line.
     """
+    if agent == "optimum":
+        return optimum(task, seed)
     spec = TASKS[task]
     overrides = [*AGENTS[agent], *spec.overrides, f"total_steps={spec.steps}", f"seed={seed}"]
     with tempfile.TemporaryDirectory() as folder:
@@ -117,8 +164,8 @@ def interquartile(returns: Sequence[float]) -> tuple[float, tuple[float, float] 
 def table(kept: list[dict[str, Any]]) -> str:
     """All tasks as text, one line for each agent that has runs."""
     lines = [
-        f"{'task, env steps, aim':32s} {'agent':22s} {'seeds':>5s} {'IQM':>8s} "
-        f"{'95 % interval':>19s} {'train s':>8s}  returns"
+        f"{'task, env steps, aim':32s} {'agent':26s} {'seeds':>5s} {'IQM':>8s} "
+        f"{'95 % interval':>20s} {'train s':>8s}  returns"
     ]
     for task, spec in TASKS.items():
         title = f"{task}, {spec.steps // 1000} k, {spec.aim}"
@@ -128,12 +175,12 @@ def table(kept: list[dict[str, Any]]) -> str:
                 continue
             returns = [row["return"] for row in sorted(runs, key=lambda row: row["seed"])]
             mean, interval = interquartile(returns)
-            span = f"{interval[0]:.1f} to {interval[1]:.1f}" if interval else "too few seeds"
+            span = f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "too few seeds"
             seconds = statistics.median(row["train_seconds"] for row in runs)
             label = LABELS.get(agent, f"GumbelSAC {agent}")
             lines.append(
-                f"{title:32s} {label:22s} {len(runs):5d} {mean:8.1f} {span:>19s} {seconds:8.0f}  "
-                + " ".join(f"{value:.1f}" for value in returns)
+                f"{title:32s} {label:26s} {len(runs):5d} {mean:8.2f} {span:>20s} {seconds:8.0f}  "
+                + " ".join(f"{value:.2f}" for value in returns)
             )
             title = ""
     return "\n".join(lines)
