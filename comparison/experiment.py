@@ -37,12 +37,14 @@ class EnvSpec:
         total_steps: environment steps of a run.
         threshold: a return worth reaching, for the report; runs go on when they reach it.
         stop_at_return: the same, but a run that reaches it ends.
+        agents: further overrides there of some agents, by label.
     """
 
     overrides: list[str]
     total_steps: Positive
     threshold: Number | None = None
     stop_at_return: Number | None = None
+    agents: dict[Label, list[str]] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -137,9 +139,15 @@ def _check(path: Path, content: dict[Any, Any]) -> Experiment:
                 f"{path}: envs.{label} has both threshold and stop_at_return; a run either goes "
                 "on when it reaches the number, or ends"
             )
+        try:
+            pick("agents", experiment.agents, list(env.agents))
+        except ConfigError as error:
+            raise ConfigError(f"{path}, envs.{label}.agents: {error}") from error
     overrides = list(experiment.overrides)
     overrides += [each for agent in experiment.agents.values() for each in agent]
     overrides += [each for env in experiment.envs.values() for each in env.overrides]
+    for env in experiment.envs.values():
+        overrides += [each for own in env.agents.values() for each in own]
     groups = ("agent", "env")  # those the lists of an experiment do choose
     try:
         read_seeds(experiment.seeds)

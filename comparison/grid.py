@@ -169,7 +169,7 @@ def expand(
         spec, settings = experiment.envs[env], {key: value for _, key, value in values}
         total_steps = spec.total_steps if budget is None else budget
         given = [*experiment.overrides, *spec.overrides, *experiment.agents[agent]]
-        given += [text for text, _, _ in values] + list(overrides)
+        given += [*spec.agents.get(agent, []), *(text for text, _, _ in values), *overrides]
         given += [f"total_steps={total_steps}", f"seed={seed}"]
         if spec.stop_at_return is not None:
             given.append(f"stop_at_return={spec.stop_at_return:g}")

@@ -104,6 +104,18 @@ def test_seeds_budget_and_labels_can_be_chosen(experiment):
     assert "total_steps=50" in points[0].overrides
 
 
+def test_an_environment_can_have_settings_of_its_own_for_an_agent(experiment):
+    own = {**TINY["envs"]["cart"], "agents": {"two": ["agent.n_steps=32"]}}
+    name = experiment(envs={"cart": own, "acro": TINY["envs"]["acro"]}, seeds=1)
+    points = points_of(name, overrides=["agent.gamma=0.9"])
+    ppo = {point.name: point.overrides for point in points if point.agent == "two"}
+    assert ppo["cart-two-seed0"][4:7] == ["agent.n_steps=64", "agent.n_steps=32", "agent.gamma=0.9"]
+    assert "agent.n_steps=32" not in ppo["acro-two-seed0"]
+    assert not any(
+        "agent.n_steps=32" in point.overrides for point in points if point.agent == "one"
+    )
+
+
 def test_a_swept_setting_is_one_axis_more(experiment):
     name = experiment(sweep={"agent.gamma": [0.9, 0.99], "eval_every": "choice(100,200)"})
     points = points_of(name, seeds=[0], envs=["cart"], sweep={"log_every": "range(1,3)"})
@@ -244,6 +256,10 @@ def test_a_swept_setting_that_an_agent_lacks_is_not_applicable(experiment, ran, 
         ({"sedes": 3}, [], "tiny.yaml: no key 'sedes'; did you mean 'seeds'?"),
         ({"question": 3}, [], "tiny.yaml: question must be a valid string, got 3"),
         ({"envs": {"e": {"overrides": []}}}, [], "tiny.yaml: envs.e.total_steps has no value"),
+        (
+            {"envs": {"e": {"overrides": [], "total_steps": 3, "agents": {"tow": []}}}}, [],
+            "envs.e.agents: the experiment has no agent labelled 'tow'; did you mean 'two'?",
+        ),
         ({"envs": {"e": {"total_stps": 3}}}, [], "no key 'total_stps'; did you mean"),
     ],
 )  # fmt: skip
