@@ -216,11 +216,12 @@ class _Pen:
 
     def curve_figure(self, axis: str) -> None:
         """Learning curves against env steps or seconds of training."""
+        assert self.env is not None
         pairs = {
             agent: [(getattr(run, axis), run.returns) for run in self.runs(agent)]
             for agent in self.comparison.agents
         }
-        pairs = {a: [(x, y) for x, y in p if np.isfinite(x).all()] for a, p in pairs.items()}
+        pairs = {agent: _timed(each) for agent, each in pairs.items()}
         pairs = {agent: each for agent, each in pairs.items() if each}
         if not pairs:
             return
@@ -231,7 +232,7 @@ class _Pen:
             self._band(axes, agent, each, log=log)
         if log:
             axes.set_xscale("log")
-        threshold = self._threshold()
+        threshold = self.comparison.threshold(self.env)
         if threshold is not None:
             axes.axhline(threshold, color=_INK[0], linewidth=0.8, linestyle=(0, (2, 3)))
         axes.set_ylabel("mean return")
@@ -373,8 +374,8 @@ class _Pen:
 
     def threshold_figure(self, axis: str) -> None:
         """Share of runs that have reached the threshold, by Kaplan and Meier."""
-        threshold = self._threshold()
         assert self.env is not None
+        threshold = self.comparison.threshold(self.env)
         curves = {}
         for agent in self.comparison.agents if threshold is not None else ():
             curve = survival(self.comparison.of(agent, self.env), axis)
@@ -466,13 +467,8 @@ class _Pen:
         elif len(pairs) > 1:
             for x, y in pairs:
                 axes.plot(x, y, linewidth=0.7, alpha=0.45, **look)
-        axes.plot(grid, statistics.column_values(values), linewidth=1.8, **look)
-
-    def _threshold(self) -> float | None:
-        assert self.env is not None
-        found = {r.threshold for r in self.comparison.records if r.env == self.env}
-        found.discard(None)
-        return found.pop() if len(found) == 1 else None
+        dot = "o" if start == end else None  # a single point draws no line
+        axes.plot(grid, statistics.column_values(values), linewidth=1.8, marker=dot, **look)
 
     def _keep(self, fig: Canvas, kind: str, title: str, caption: str) -> None:
         agents = getattr(fig, "legend_agents", None)
@@ -570,6 +566,12 @@ def _inlined(svg: str, name: str, title: str) -> str:
         f'<svg viewBox="{box.group(1)}" role="img" aria-label="{label}" '
         f'xmlns:xlink="http://www.w3.org/1999/xlink">{rest}'
     )
+
+
+def _timed(pairs: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+    """The runs that have points of known time, with these points."""
+    known = [(x[np.isfinite(x)], y[np.isfinite(x)]) for x, y in pairs]
+    return [(x, y) for x, y in known if len(x)]
 
 
 def _enough(pairs: dict[str, list[Any]]) -> bool:

@@ -23,21 +23,9 @@ Status = Literal["pending", "running", "finished", "interrupted", "failed", "n/a
 DIAGNOSTICS = ("estimator/cosine", "estimator/std", "train/entropy", "train/temperature")
 """Metrics that the report draws beside the returns."""
 
-# Of the configuration, what says where and how a run was kept, not what was run.
-_KEEPING = frozenset(
-    (
-        "seed",
-        "run_dir",
-        "resume",
-        "tracking",
-        "trust",
-        "tuned",
-        "device",
-        "threads",
-        "log_every",
-        "checkpoint_every",
-    )
-)
+# Of the configuration, what says how a run was kept and watched, not what was run.
+_KEEPING = frozenset({"seed", "run_dir", "resume", "tracking", "trust", "tuned", "device"})
+_KEEPING |= {"threads", "log_every", "checkpoint_every", "eval_every", "eval_episodes"}
 # Of env.*, what makes it another task; the rest (n_envs, normalisation) belongs to the agent.
 _TASK = frozenset({"wrappers", "max_episode_steps", "kwargs"})
 # Of env.*, what neither shows in a label nor parts groups.
@@ -172,6 +160,11 @@ class Comparison:
         """The records of one agent in one environment, in order of their seeds."""
         return self._cells.get((agent, env), ())
 
+    def threshold(self, env: str) -> float | None:
+        """The return worth reaching there; None where none, or several, were given."""
+        found = {r.threshold for r in self.records if r.env == env} - {None}
+        return found.pop() if len(found) == 1 else None
+
     @cached_property
     def _cells(self) -> dict[tuple[str, str], tuple[RunRecord, ...]]:
         gathered = defaultdict(list)
@@ -214,6 +207,11 @@ def read_run(folder: str | Path) -> RunRecord:
         status = "running"
     elif summary.get("complete") is False:
         status = "interrupted"
+    curves = _curves(rows, run.metrics_path)
+    ended, took = _number(summary.get("env_steps")), _number(summary.get("train_seconds"))
+    at_the_end = len(curves["steps"]) > 0 and curves["steps"][-1] == ended
+    if at_the_end and took is not None and not math.isfinite(curves["seconds"][-1]):
+        curves["seconds"][-1] = took  # the evaluation at the end has no clock of its own
     target = str(agent_config.get("_target_", "agent")).rpartition(".")[2]
     return RunRecord(
         folder=run.path,
@@ -226,7 +224,7 @@ def read_run(folder: str | Path) -> RunRecord:
         total_steps=_whole(nested.get("total_steps")),
         config=dict(_flat(nested)),
         summary=summary,
-        **_curves(rows, run.metrics_path),
+        **curves,
     )
 
 
@@ -542,6 +540,10 @@ def _differences(records: list[RunRecord]) -> Iterator[str]:
                 seeds[record.agent].add(record.seed)
         if len({frozenset(each) for each in seeds.values()}) > 1:
             yield f"{env}: not all agents have finished runs of the same seeds."
+        for key in ("eval_every", "eval_episodes"):
+            values = {repr(r.config[key]) for r in here if key in r.config}
+            if len(values) > 1:
+                yield f"{env}: runs differ in {key} ({', '.join(sorted(values))})."
         devices = {str(r.summary["device"]) for r in here if r.summary.get("device")}
         if len(devices) > 1:
             yield f"{env}: runs were made on different devices ({', '.join(sorted(devices))})."

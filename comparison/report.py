@@ -199,11 +199,11 @@ def headline_of(
         return f"{where}no run has finished."
     first, others = here[0], here[1:]
     parts = []
-    threshold = _threshold(comparison, env)
+    threshold = comparison.threshold(env)
     if threshold is not None and first.steps is not None:
         parts.append(f"{first.agent} {_arrival(first.steps, threshold)}{_ratio(first, others)}")
     else:
-        parts.append(f"{first.agent} ends at {_measure(first.iqm)} (interquartile mean)")
+        parts.append(f"{first.agent} ends at an interquartile mean of {_measure(first.iqm)}")
     rival = next(
         (o for o in others if "reinforce" in o.agent.lower()), others[0] if others else None
     )
@@ -226,7 +226,7 @@ def text_table(comparison: Comparison, rows: Sequence[Row]) -> str:
     widest = max(12, *(len(_fit(each.agent)) for each in rows))
     lines = []
     for env in comparison.envs:
-        threshold = _threshold(comparison, env)
+        threshold = comparison.threshold(env)
         goal = "" if threshold is None else f"to {threshold:g}: runs, median steps"
         lines += [env, f"  {'agent':{widest}s} runs {'IQM':>9s}  {'95 % interval':>19s}  {goal}"]
         for each in (each for each in rows if each.env == env):
@@ -274,7 +274,7 @@ def _page(
     sections = [
         {
             "env": env,
-            "threshold": _threshold(comparison, env),
+            "threshold": comparison.threshold(env),
             "rows": [each for each in rows if each.env == env],
             "normalised": env in comparison.references,
             "pairs": [pair for pair in pairs if pair.env == env],
@@ -325,7 +325,7 @@ def _notes(comparison: Comparison, rows: Sequence[Row], figures: Sequence[Figure
     for count in few:
         yield f"{statistics.few_seeds(count)} (it takes {statistics.MIN_SEEDS})."
     for env in comparison.envs:
-        if _threshold(comparison, env) is None:
+        if comparison.threshold(env) is None:
             yield f"{env}: no threshold was given, so there is no time to it."
         if not any(f.env == env and f.name.endswith("alignment") for f in figures):
             yield f"{env}: no finished run logged estimator/cosine or estimator/std."
@@ -412,7 +412,8 @@ def _versions(comparison: Comparison) -> list[tuple[str, str]]:
         for name, version in told.items() if isinstance(told, Mapping) else ():
             found[str(name)].add(str(version))
         if run.summary.get("git_commit"):
-            found["commit"].add(str(run.summary["git_commit"])[:18])
+            commit, dirty, _ = str(run.summary["git_commit"]).partition("-dirty")
+            found["commit"].add(commit[:12] + dirty)
     return [(name, ", ".join(sorted(versions))) for name, versions in found.items()]
 
 
@@ -426,11 +427,6 @@ def _machine(comparison: Comparison) -> str:
         f"{ran}Report made on {platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
         f"Python {here['python']}, numpy {here['numpy']}."
     )
-
-
-def _threshold(comparison: Comparison, env: str) -> float | None:
-    found = {r.threshold for r in comparison.records if r.env == env and r.status != "n/a"}
-    return found.pop() if len(found) == 1 else None
 
 
 def _arrival(curve: Survival, threshold: float) -> str:
