@@ -400,7 +400,9 @@ def _tail(sizes: Sequence[int], statistic: Statistic) -> float:
     A bootstrap draws from the sample as if it were the population: its spread is √((n−1)/n) too
     small, and it takes the normal quantile where Student's with n−1 degrees of freedom is due. With
     those, intervals of the median and of the interquartile mean came out too wide (98 % coverage
-    at n = 8); with twice as many they keep within 93 to 97 % (simulated, four shapes of scores).
+    at n = 8); with twice as many they cover 93 to 97 % from 10 seeds on (simulated, four shapes of
+    scores), and 93 % at 5. The mean keeps n−1, and falls short where scores are skewed: 88 to 90 %
+    at n = 10.
     """
     n = len(sizes) / sum(1 / size for size in sizes)  # harmonic mean
     freedom = (sum(sizes) - len(sizes)) * (1 if statistic == "mean" else 2)
