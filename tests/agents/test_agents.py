@@ -42,23 +42,6 @@ def score(agent, space):
 # --- learning --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("critic", ["heads", "action_in"])
-@pytest.mark.parametrize("estimator", ["st_gumbel", "exact", "reinforce"])
-@pytest.mark.parametrize("space", ["discrete", "discrete_start"])
-def test_gumbel_sac_solves_identity(estimator, critic, space):
-    agent = make_sac(
-        identity(space),
-        estimator=estimator,
-        gamma=0.0,
-        ent_coef=0.02,
-        learning_rate=5e-3,
-        policy_kwargs={"net_arch": [32], "critic": critic},
-    )
-    assert score(agent, space) < 0.7
-    agent.learn(1_000)
-    assert score(agent, space) > 0.95
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_gumbel_sac_solves_cartpole(seed):
