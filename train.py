@@ -10,14 +10,13 @@ Overrides are key=value in Hydra's grammar. The keys and their defaults:
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,10 +239,16 @@ class Run:
             LogCallback,
             ProgressCallback,
         )
+        from gumbelrl.tracking.run_state import (
+            load_state,
+            restore_waiting,
+            save_state,
+            save_weights,
+        )
         from stable_baselines3.common.logger import Logger
 
         config, folder = self.config, self.folder
-        best = CheckpointCallback(1, folder.checkpoints, self._save_weights)
+        best = CheckpointCallback(1, folder.checkpoints, partial(save_weights, self.agent))
         self.evaluation = EvaluationCallback(
             self.make_env,
             eval_every=config["eval_every"],
@@ -255,19 +260,23 @@ class Run:
         checkpoints = CheckpointCallback(
             config["checkpoint_every"],
             folder.checkpoints,
-            self._save_state,
+            lambda path: save_state(self.agent, self.evaluation, self._seconds(), path),
             after_scheduled=self._restart_environments,
         )
         self.earlier_seconds = 0.0
         self.stored_statistics: dict[str, np.ndarray] = {}
-        waiting: dict[str, Any] = {} if checkpoint is None else self._load_state(checkpoint)
+        waiting: Mapping[str, tuple[Any, int]] = {}
+        if checkpoint is not None:
+            restored = load_state(
+                self.agent, self.evaluation, config["env"], checkpoint, folder.metrics_path
+            )
+            self.earlier_seconds = restored.wall_seconds
+            self.stored_statistics = restored.statistics
+            waiting = restored.waiting
         self.logger = Logger(
             str(folder.path), [JsonlWriter(folder.metrics_path, append=checkpoint is not None)]
         )
-        for name, (value, count) in waiting.items():
-            self.logger.name_to_value[name] = value
-            self.logger.name_to_count[name] = count
-            self.logger.name_to_excluded[name] = ()
+        restore_waiting(self.logger, waiting)
         self.closing.callback(self.logger.close)
         self.agent.set_logger(self.logger)
         self.train_seconds = self.evaluation.train_seconds
@@ -425,69 +434,6 @@ class Run:
     def _seconds(self) -> float:
         """Wall time of the run so far, earlier segments included."""
         return self.earlier_seconds + time.perf_counter() - self.started
-
-    def _save_weights(self, path: Path) -> None:
-        from gumbelrl.configs.build import save_normalization
-
-        self.agent.save(path / "agent.zip")
-        save_normalization(self.env, path)
-
-    def _save_state(self, path: Path) -> None:
-        """Fill a checkpoint with everything that training goes on from."""
-        from gumbelrl.tracking import random_state
-
-        self._save_weights(path)
-        if hasattr(self.agent, "save_replay_buffer"):
-            self.agent.save_replay_buffer(path / "replay.safetensors")
-        state = {
-            "env_steps": self.agent.num_timesteps,
-            "wall_seconds": self._seconds(),
-            "evaluation": self.evaluation.state_dict(),
-            "episodes": list(self.agent.ep_info_buffer or ()),
-            "successes": [bool(success) for success in self.agent.ep_success_buffer or ()],
-            "random": random_state(),
-            "waiting": self._waiting_metrics(),
-        }
-        (path / "state.json").write_text(json.dumps(state))
-
-    def _waiting_metrics(self) -> dict[str, tuple[Any, int]]:
-        """What the agent has handed over for the next row of metrics, with how many values each
-        is the mean of. Figures and the like are left out: no row of metrics.jsonl holds them."""
-        from gumbelrl.tracking.json_values import as_json
-
-        waiting = {}
-        for name, value in self.logger.name_to_value.items():
-            with suppress(TypeError):
-                waiting[name] = (as_json(value), self.logger.name_to_count[name])
-        return waiting
-
-    def _load_state(self, checkpoint: Path) -> dict[str, Any]:
-        """Put back what `_save_state` wrote beside the agent, and cut later rows of metrics.
-
-        Returns what waits for the next row.
-        """
-        from gumbelrl.configs.build import NORMALIZATION, load_normalization, without
-        from gumbelrl.envs import write_statistics
-        from gumbelrl.tracking import cut_metrics, reading, set_random_state
-        from gumbelrl.tracking.json_values import from_json
-
-        self.stored_statistics = load_normalization(self.config["env"], checkpoint)
-        normalize = self.agent.get_vec_normalize_env()
-        if normalize is not None:
-            with reading(checkpoint / NORMALIZATION, without(checkpoint)):
-                write_statistics(normalize, self.stored_statistics)
-        with reading(checkpoint / "state.json", without(checkpoint)):
-            state = json.loads((checkpoint / "state.json").read_text())
-            self.earlier_seconds = float(state["wall_seconds"])
-            self.evaluation.load_state_dict(state["evaluation"])
-            set_random_state(state["random"])
-            window = self.agent._stats_window_size
-            self.agent.ep_info_buffer = deque(state["episodes"], maxlen=window)
-            self.agent.ep_success_buffer = deque(state["successes"], maxlen=window)
-            waiting = dict(from_json(state.get("waiting", {})))
-        with reading(self.folder.metrics_path, "repair the file, or make an empty one"):
-            cut_metrics(self.folder.metrics_path, self.agent.num_timesteps)
-        return waiting
 
 
 def programs() -> tuple[str, str]:

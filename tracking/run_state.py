@@ -1,0 +1,113 @@
+"""What training goes on from beside the agent's own file: one checkpoint of a run."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gumbelrl.tracking.checkpoints import reading
+from gumbelrl.tracking.evaluation import EvaluationCallback
+from gumbelrl.tracking.json_values import as_json, from_json
+from gumbelrl.tracking.metrics import cut_metrics
+from gumbelrl.tracking.random_streams import random_state, set_random_state
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
+
+
+@dataclass(frozen=True)
+class RestoredState:
+    """What `load_state` hands back: the rest it has put where it belongs."""
+
+    wall_seconds: float  # of the segments before this one
+    statistics: dict[str, np.ndarray]  # of environments that normalise, else empty
+    waiting: dict[str, tuple[Any, int]]  # for the next row of metrics, see `waiting_metrics`
+
+
+def save_weights(agent: BaseAlgorithm, path: Path) -> None:
+    """Fill a checkpoint with what evaluates: the agent and the statistics it normalises by."""
+    from gumbelrl.configs.build import save_normalization
+
+    agent.save(path / "agent.zip")
+    env = agent.get_env()
+    assert env is not None
+    save_normalization(env, path)
+
+
+def save_state(
+    agent: BaseAlgorithm, evaluation: EvaluationCallback, wall_seconds: float, path: Path
+) -> None:
+    """Fill a checkpoint with everything that training goes on from."""
+    save_weights(agent, path)
+    if hasattr(agent, "save_replay_buffer"):
+        agent.save_replay_buffer(path / "replay.safetensors")
+    state = {
+        "env_steps": agent.num_timesteps,
+        "wall_seconds": wall_seconds,
+        "evaluation": evaluation.state_dict(),
+        "episodes": list(agent.ep_info_buffer or ()),
+        "successes": [bool(success) for success in agent.ep_success_buffer or ()],
+        "random": random_state(),
+        "waiting": waiting_metrics(agent.logger),
+    }
+    (path / "state.json").write_text(json.dumps(state))
+
+
+def load_state(
+    agent: BaseAlgorithm,
+    evaluation: EvaluationCallback,
+    env: Mapping[str, Any],
+    checkpoint: Path,
+    metrics_path: Path,
+) -> RestoredState:
+    """Put back what `save_state` wrote beside the agent, and cut later rows of metrics.
+
+    Args:
+        env: the `env` group, which says whether environments normalise.
+
+    Raises:
+        RunFolderError: a file is missing, damaged, or of something else.
+    """
+    from gumbelrl.configs.build import NORMALIZATION, load_normalization, without
+    from gumbelrl.envs import write_statistics
+
+    statistics = load_normalization(env, checkpoint)
+    normalize = agent.get_vec_normalize_env()
+    if normalize is not None:
+        with reading(checkpoint / NORMALIZATION, without(checkpoint)):
+            write_statistics(normalize, statistics)
+    with reading(checkpoint / "state.json", without(checkpoint)):
+        state = json.loads((checkpoint / "state.json").read_text())
+        wall_seconds = float(state["wall_seconds"])
+        evaluation.load_state_dict(state["evaluation"])
+        set_random_state(state["random"])
+        window = agent._stats_window_size
+        agent.ep_info_buffer = deque(state["episodes"], maxlen=window)
+        agent.ep_success_buffer = deque(state["successes"], maxlen=window)
+        waiting = dict(from_json(state.get("waiting", {})))
+    with reading(metrics_path, "repair the file, or make an empty one"):
+        cut_metrics(metrics_path, agent.num_timesteps)
+    return RestoredState(wall_seconds, statistics, waiting)
+
+
+def waiting_metrics(logger: Logger) -> dict[str, tuple[Any, int]]:
+    """What the agent has handed over for the next row of metrics, with how many values each
+    is the mean of. Figures and the like are left out: no row of metrics.jsonl holds them."""
+    waiting = {}
+    for name, value in logger.name_to_value.items():
+        with suppress(TypeError):
+            waiting[name] = (as_json(value), logger.name_to_count[name])
+    return waiting
+
+
+def restore_waiting(logger: Logger, waiting: Mapping[str, tuple[Any, int]]) -> None:
+    """Hand `waiting_metrics` to the logger again."""
+    for name, (value, count) in waiting.items():
+        logger.name_to_value[name] = value
+        logger.name_to_count[name] = count
+        logger.name_to_excluded[name] = ()
