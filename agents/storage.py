@@ -1,22 +1,19 @@
 """Saving and loading agents without pickle: reading a file executes nothing.
 
-An agent file is a zip with two members: `agent.json` (format version, class, constructor settings,
-spaces, counters, optimiser settings) and `tensors.safetensors` (weights, optimiser moments,
-generator state). Classes are looked up by the caller, never by the file.
+What a file says is data: classes are looked up by the caller, never by the file, and spaces, names,
+shapes and dtypes are checked before anything is used. The file itself is `agent_file`'s.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import zipfile
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
-import safetensors.torch
 import torch
+from gumbelrl.agents.agent_file import read_agent_file, write_agent_file
 from gumbelrl.agents.checks import check_observation_space
 from gumbelrl.agents.episode_counter import EpisodeCounter
 from gumbelrl.agents.optimization import flush_denormals
@@ -32,10 +29,6 @@ from torch import Tensor
 
 class DivergenceError(ValueError):
     """Training has left the numbers: a loss or a gradient is NaN or infinite."""
-
-
-FORMAT, VERSION = "gumbelrl-agent", 1
-_HEADER, _TENSORS = "agent.json", "tensors.safetensors"
 
 
 def encode_space(space: spaces.Space) -> dict[str, Any]:
@@ -103,51 +96,36 @@ def _pack_optimizer(optimizer: torch.optim.Optimizer, prefix: str, out: dict[str
 def _unpack_optimizer(
     optimizer: torch.optim.Optimizer, groups: Any, prefix: str, tensors: dict[str, Tensor]
 ) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith(f"{prefix}/"):
             index, key = name.removeprefix(f"{prefix}/").split("/")
+            # torch takes moments of any shape, and fails or broadcasts at the first step.
+            shape = () if key == "step" else parameters[int(index)].shape
+            if value.shape != shape:
+                raise ValueError(
+                    f"the saved optimiser does not fit this network: {name} has shape "
+                    f"{tuple(value.shape)}, its parameter {tuple(shape)}"
+                )
             state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def _agent_path(path: str | Path) -> Path:
-    """Stable-Baselines3's convention: `.zip` is added where there is no suffix."""
-    path = Path(path)
-    return path if path.suffix else path.with_suffix(".zip")
-
-
-def read_agent_file(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and CPU tensors of an agent file.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a file of this format; one with pickles is refused with the way out.
-    """
-    path = _agent_path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no agent file at {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = set(archive.namelist())
-            if "data" in names or any(name.endswith((".pkl", ".pth")) for name in names):
-                raise ValueError(
-                    f"{path} is a Stable-Baselines3 archive: it holds pickles, which run code "
-                    "when loaded, so it is refused. Load it with the library that wrote it and "
-                    "train or save anew with gumbelrl"
-                )
-            if names != {_HEADER, _TENSORS}:
-                raise ValueError(f"{path} is not a {FORMAT} file: it holds {sorted(names)}")
-            header = json.loads(archive.read(_HEADER))
-            tensors = safetensors.torch.load(archive.read(_TENSORS))
-    except (zipfile.BadZipFile, json.JSONDecodeError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{path} is damaged or not a {FORMAT} file: {error}") from error
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise ValueError(
-            f"{path} has format {header.get('format')!r} version {header.get('version')!r}; "
-            f"this gumbelrl reads {FORMAT!r} version {VERSION}"
-        )
-    return header, tensors
+def _check_fits(stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Refuse stored tensors unless they are `own` in shape and dtype, before any is used."""
+    for name, value in own.items():
+        if name not in stored:
+            raise ValueError(
+                f"the saved weights do not fit this network: the file holds no {name}; it is of "
+                "other settings, or of an older gumbelrl"
+            )
+        found = stored[name]
+        if (found.shape, found.dtype) != (value.shape, value.dtype):
+            raise ValueError(
+                f"the saved weights do not fit this network: {name} is {found.dtype} "
+                f"{tuple(found.shape)} in the file, {value.dtype} {tuple(value.shape)} here"
+            )
 
 
 class PickleFreeAlgorithm(BaseAlgorithm):
@@ -270,8 +248,6 @@ class PickleFreeAlgorithm(BaseAlgorithm):
             for name, optimizer in self._optimizers().items()
         }
         header = {
-            "format": FORMAT,
-            "version": VERSION,
             "class": type(self).__name__,
             "policy": self._policy_name,
             "settings": self._settings,
@@ -289,16 +265,7 @@ class PickleFreeAlgorithm(BaseAlgorithm):
                     f"cannot save: {name}={value!r} is not plain data; give it as numbers, "
                     "names and lists (a schedule as a dict, an estimator by name)"
                 ) from error
-        path = _agent_path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        cpu = {name: value.cpu().contiguous() for name, value in tensors.items()}
-        with zipfile.ZipFile(temporary, "w") as archive:
-            archive.writestr(_HEADER, json.dumps(header, indent=1))
-            archive.writestr(_TENSORS, safetensors.torch.save(cpu))
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
+        write_agent_file(path, header, tensors)
 
     @classmethod
     def load(
@@ -347,6 +314,14 @@ class PickleFreeAlgorithm(BaseAlgorithm):
                 f"{', '.join(fixed)} cannot change on load: the stored tensors were made for "
                 f"{ {name: header['settings'].get(name) for name in fixed} }; make a new agent"
             )
+        try:
+            observation_space = decode_space(header["observation_space"])
+            action_space = decode_space(header["action_space"])
+        except (KeyError, TypeError, AssertionError) as error:
+            raise ValueError(f"{path} is damaged: its spaces cannot be read: {error}") from error
+        if env is not None:
+            env = cls._as_vec_env(env)
+            check_for_correct_spaces(env, observation_space, action_space)
         agent = cls(  # type: ignore[call-arg]
             policy=policy,
             env=None,
@@ -354,13 +329,8 @@ class PickleFreeAlgorithm(BaseAlgorithm):
             _init_setup_model=False,
             **(header["settings"] | changes),
         )
-        agent.observation_space = decode_space(header["observation_space"])
-        agent.action_space = decode_space(header["action_space"])
-        agent.n_envs = header["n_envs"]
-        if env is not None:
-            env = cls._as_vec_env(env)
-            check_for_correct_spaces(env, agent.observation_space, agent.action_space)
-            agent.n_envs = env.num_envs
+        agent.observation_space, agent.action_space = observation_space, action_space
+        agent.n_envs = header["n_envs"] if env is None else env.num_envs
         agent._setup_model()
         agent._restore(header, tensors)
         if "seed" in changes:
@@ -371,29 +341,32 @@ class PickleFreeAlgorithm(BaseAlgorithm):
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         """Put a file's state into this agent; ValueError when its shapes do not fit."""
-        weights = {
-            k.removeprefix("policy/"): v for k, v in tensors.items() if k.startswith("policy/")
-        }
+        own = self.policy.state_dict()
+        extra = {f"extra/{name}": value for name, value in self._extra_tensors().items()}
+        _check_fits(tensors, {f"policy/{name}": value for name, value in own.items()} | extra)
+        unknown = sorted(header["counters"].keys() - set(self.COUNTERS))
+        if unknown:
+            raise ValueError(f"the file counts what this agent does not: {', '.join(unknown)}")
         try:
-            self.policy.load_state_dict(weights)
+            self.policy.load_state_dict(_below("policy/", tensors))
+            if self.estimator is not None:
+                self.estimator.load_state_dict(_below("estimator/", tensors))
         except RuntimeError as error:
             raise ValueError(f"the saved weights do not fit this network: {error}") from error
-        if self.estimator is not None:
-            prefix = "estimator/"
-            state = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            self.estimator.load_state_dict(state)
         with torch.no_grad():
-            for name, value in self._extra_tensors().items():
-                value.copy_(tensors[f"extra/{name}"])
+            for name, value in extra.items():
+                value.copy_(tensors[name])
         for name, optimizer in self._optimizers().items():
             prefix = f"optimizer/{name}"
             _unpack_optimizer(optimizer, header["optimizers"][name], prefix, tensors)
         for name, value in header["counters"].items():
             setattr(self, name, value)
-        self.metrics.restore(
-            {k.removeprefix("metrics/"): v for k, v in tensors.items() if k.startswith("metrics/")},
-            self.device,
-        )
+        self.metrics.restore(_below("metrics/", tensors), self.device)
         generator_state = tensors["generator"]
         if generator_state.shape == self.generator.get_state().shape:  # else of another device
             self.generator.set_state(generator_state)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, under the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
