@@ -494,9 +494,11 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
             self.logger.record("train/temperature", float(temperature))
         super().dump_logs()
 
-    def save_replay_buffer(self, path: str | Path) -> None:  # type: ignore[override]
-        """Write the replay as safetensors."""
-        self.replay_buffer.save(path)
+    def save_replay_buffer(  # type: ignore[override]
+        self, path: str | Path, earlier: Path | None = None
+    ) -> dict[str, str]:
+        """Write the replay into a folder, see `TensorReplayBuffer.save`."""
+        return self.replay_buffer.save(path, earlier)
 
     def load_replay_buffer(  # type: ignore[override]
         self, path: str | Path, truncate_last_traj: bool = True

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gumbelrl.agents.action_spaces import FactoredActions
+from gumbelrl.agents.replay_files import ReplayWriter, open_replay
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 from torch import Tensor
@@ -76,6 +77,11 @@ class TensorReplayBuffer:
         """Masks [N, ΣK] before and after the step that `add` stores next."""
         self.pos = 0
         self.full = False
+        self._writer = self._new_writer()
+
+    def _new_writer(self) -> ReplayWriter:
+        # Masks may come later: the storages decide how many rows a chunk has.
+        return ReplayWriter(sum(part[:1].nbytes for _, part in self._tensors()))
 
     def _storage(self, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.zeros((self.rows, self.n_envs, *shape), dtype=dtype, device=self.device)
@@ -149,6 +155,7 @@ class TensorReplayBuffer:
             masks, next_masks: bool [N, ΣK] at `obs` and `next_obs`, or None for both.
         """
         row = self.pos
+        self._writer.touch(row)
         for storage, value in ((self.obs, obs), (self.next_obs, next_obs)):
             parts = value if isinstance(value, dict) else {"": value}
             for key, whole in (storage if isinstance(storage, dict) else {"": storage}).items():
@@ -175,6 +182,7 @@ class TensorReplayBuffer:
             shape = (self.actions_codec.n_categories,)
             self.masks = self._storage(shape, torch.bool).fill_(True)
             self.next_masks = self._storage(shape, torch.bool).fill_(True)
+            self._writer = self._new_writer()
         self.masks[row] = masks
         self.next_masks[row] = next_masks
 
@@ -186,6 +194,7 @@ class TensorReplayBuffer:
         """
         if len(self) > 0:
             everywhere = torch.ones(self.n_envs, dtype=torch.bool, device=self.device)
+            self._writer.touch((self.pos - 1) % self.rows)
             self.ended[self.pos - 1] |= everywhere if restarted is None else restarted
 
     def sample(
@@ -249,42 +258,43 @@ class TensorReplayBuffer:
             if getattr(self, name) is not None:
                 yield name, getattr(self, name)
 
-    def save(self, path: str | Path) -> None:
-        """Write the stored transitions as safetensors; nothing in the file can execute."""
-        from safetensors.torch import save_file
+    def save(self, path: str | Path, earlier: Path | None = None) -> dict[str, str]:
+        """Write the stored transitions into a folder; nothing in it can execute.
 
+        Args:
+            path: the folder, made if missing.
+            earlier: one that an earlier save has filled; chunks that have not changed since are
+                linked from it.
+
+        Returns:
+            The sha256 of every chunk by its file's name.
+        """
         filled = self.rows if self.full else self.pos
-        tensors = {name: tensor[:filled].contiguous() for name, tensor in self._tensors()}
-        save_file(tensors, str(path), metadata={"pos": str(self.pos), "full": str(int(self.full))})
+        position = {"pos": self.pos, "full": int(self.full)}
+        return self._writer.write(path, dict(self._tensors()), filled, position, earlier)
 
     def load(self, path: str | Path) -> None:
-        """Read what `save` wrote into this buffer; ValueError when it does not fit."""
-        from safetensors import safe_open
+        """Read what `save` wrote into this buffer, chunk by chunk.
 
-        with safe_open(str(path), framework="pt", device=str(self.device)) as file:
-            metadata, names = file.metadata(), set(file.keys())
-            if "masks" in names:
-                allowed = torch.ones(self.n_envs, self.actions_codec.n_categories)
-                self._keep_masks(0, allowed.bool(), allowed.bool())
-            for name, own in self._tensors():
-                if name not in names:
-                    raise ValueError(
-                        f"replay in {path} does not fit: it holds no {name}; it is of another "
-                        "observation space, or of an older gumbelrl, whose replays end with it"
-                    )
-                stored = file.get_tensor(name)
-                if stored.shape[0] > self.rows or stored.shape[1:] != own.shape[1:]:
-                    raise ValueError(
-                        f"replay in {path} does not fit: its {name} has shape "
-                        f"{tuple(stored.shape)}, this buffer holds {tuple(own.shape)}; use the "
-                        "same environment, n_envs and a buffer_size at least as large"
-                    )
-                if stored.shape[0] < self.rows:  # a full ring in a larger one: oldest row first
-                    stored = stored.roll(-int(metadata["pos"]) * int(metadata["full"]), 0)
-                own[: stored.shape[0]] = stored
-            stored_rows = stored.shape[0]
-        self.full = bool(int(metadata["full"])) and stored_rows == self.rows
-        self.pos = int(metadata["pos"]) if self.full else stored_rows % self.rows
+        A full ring goes on in a larger one, its oldest row first.
+
+        Raises:
+            FileNotFoundError: there is nothing.
+            ValueError: it is damaged, or does not fit. The buffer is then empty.
+        """
+        stored = open_replay(path)
+        if "masks" in stored.shapes:
+            allowed = torch.ones(self.n_envs, self.actions_codec.n_categories, device=self.device)
+            self._keep_masks(0, allowed.bool(), allowed.bool())
+        storages = dict(self._tensors())
+        stored.check_fits(storages, self.rows)
+        self._writer.touch_all()
+        self.pos, self.full = 0, False
+        pos, was_full = int(stored.position["pos"]), bool(stored.position["full"])
+        full = was_full and stored.rows == self.rows
+        stored.read_into(storages, oldest=pos if was_full and not full else 0)
+        self.full = full
+        self.pos = pos if full else stored.rows % self.rows
 
 
 def map_observations(function: Any, obs: Any) -> Any:

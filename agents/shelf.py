@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ import stable_baselines3
 import torch
 from gumbelrl.agents.checks import check_float, check_int
 from gumbelrl.agents.networks import ACTIVATIONS
+from gumbelrl.agents.replay_files import ReplayWriter, open_replay
 from gumbelrl.agents.storage import PickleFreeAlgorithm
 from gumbelrl.gumbel import Schedule, make_schedule
 from gymnasium import spaces
@@ -103,7 +105,7 @@ class ShelfAlgorithm(PickleFreeAlgorithm):
 
 
 class OffPolicyShelfAlgorithm(ShelfAlgorithm):
-    """With a replay that is written as safetensors."""
+    """With a replay that is written without pickle."""
 
     replay_buffer: ReplayBuffer | None
     train_freq: Any
@@ -116,39 +118,38 @@ class OffPolicyShelfAlgorithm(ShelfAlgorithm):
                 "give train_freq in steps"
             )
 
-    def save_replay_buffer(self, path: Any) -> None:
-        """Write the stored transitions as safetensors; nothing in the file can execute."""
-        from safetensors.numpy import save_file
+    def save_replay_buffer(self, path: Any, earlier: Path | None = None) -> Any:
+        """Write the stored transitions into a folder; nothing in it can execute.
 
+        Args:
+            path: the folder, made if missing.
+            earlier: one that an earlier save has filled; chunks that are the same are linked.
+
+        Returns:
+            The sha256 of every chunk by its file's name.
+        """
         assert self.replay_buffer is not None
-        rows, buffer = _filled_rows(self.replay_buffer), self.replay_buffer
-        arrays = {
-            name: np.ascontiguousarray(array[:rows]) for name, array in _arrays(buffer).items()
-        }
-        metadata = {"pos": str(buffer.pos), "full": str(int(buffer.full))}
-        save_file(arrays, str(path), metadata=metadata)
+        buffer, arrays = self.replay_buffer, _arrays(self.replay_buffer)
+        # The library fills its buffer unseen, so every chunk is looked at anew.
+        writer = ReplayWriter(sum(part[:1].nbytes for part in arrays.values()))
+        position = {"pos": buffer.pos, "full": int(buffer.full)}
+        return writer.write(path, arrays, _filled_rows(buffer), position, earlier)
 
     def load_replay_buffer(self, path: Any, truncate_last_traj: bool = True) -> None:
         """Read what `save_replay_buffer` wrote; ValueError when it does not fit."""
-        from safetensors import safe_open
-
         assert self.replay_buffer is not None
-        buffer = self.replay_buffer
-        with safe_open(str(path), framework="np") as file:
-            metadata = file.metadata()
-            full = bool(int(metadata["full"]))
-            for name, array in _arrays(buffer).items():
-                stored = file.get_tensor(name)
-                # A full ring's rows go on from its end to its start: a longer one has a gap there.
-                too_few = full and len(stored) < len(array)
-                if too_few or len(stored) > len(array) or stored.shape[1:] != array.shape[1:]:
-                    raise ValueError(
-                        f"replay in {path} does not fit: its {name} has shape {stored.shape}, "
-                        f"this buffer's is {array.shape}; use the same environment, n_envs and "
-                        "buffer_size"
-                    )
-                array[: len(stored)] = stored
-        buffer.pos, buffer.full = int(metadata["pos"]), full
+        buffer, stored = self.replay_buffer, open_replay(path)
+        full, arrays = bool(stored.position["full"]), _arrays(self.replay_buffer)
+        stored.check_fits(arrays, buffer.buffer_size)
+        # A full ring's rows go on from its end to its start: a longer one has a gap there.
+        if full and stored.rows < buffer.buffer_size:
+            raise ValueError(
+                f"replay in {path} does not fit: it is a full one of {stored.rows} rows, this "
+                f"buffer has {buffer.buffer_size}; use the same buffer_size"
+            )
+        buffer.reset()
+        stored.read_into(arrays)
+        buffer.pos, buffer.full = int(stored.position["pos"]), full
 
     def cut_episodes(self) -> None:
         """The environments begin anew: no n-step return reaches over the last stored step."""
@@ -376,15 +377,16 @@ def _schedule(name: str, setting: Any) -> float | Callable[[float], float]:
     return check_float(name, setting, low=0, open_low=True)
 
 
-def _arrays(buffer: ReplayBuffer) -> dict[str, np.ndarray]:
-    """The replay's arrays by name; those of a dict observation by `observations/key`."""
-    arrays: dict[str, np.ndarray] = {}
+def _arrays(buffer: ReplayBuffer) -> dict[str, Tensor]:
+    """The replay's arrays by name, sharing its memory; those of a dict observation by
+    `observations/key`."""
+    arrays: dict[str, Tensor] = {}
     for name in ("observations", "next_observations", "actions", "rewards", "dones", "timeouts"):
         value = getattr(buffer, name, None)
         if isinstance(value, dict):
-            arrays |= {f"{name}/{key}": array for key, array in value.items()}
+            arrays |= {f"{name}/{key}": torch.from_numpy(array) for key, array in value.items()}
         elif value is not None:
-            arrays[name] = value
+            arrays[name] = torch.from_numpy(value)
     return arrays
 
 

@@ -33,6 +33,19 @@ def sync_folder(path: str | Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(folder: str | Path) -> None:
+    """Make everything in a folder, its files and their names, survive a power cut.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    for root, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            with open(Path(root) / name, "rb+") as file:
+                os.fsync(file.fileno())
+        sync_folder(root)
+
+
 def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Write a file so that a reader, or a crash, meets the old content or the new, never a part.
 
