@@ -57,7 +57,8 @@ def print_evaluation(settings: EvaluateSettings) -> None:
         select_device,
     )
     from gumbelrl.configs.compose import ConfigError, check_config, check_trusted
-    from gumbelrl.tracking import RunFolder, best, evaluate, latest, previous, reading
+    from gumbelrl.tracking import RunFolder, best, evaluate, latest, open_checkpoint
+    from gumbelrl.tracking.manifest import MANIFEST
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -72,19 +73,19 @@ def print_evaluation(settings: EvaluateSettings) -> None:
     torch.set_num_threads(config["threads"])
     finders = {"last": latest, "best": best}
     if settings.checkpoint in finders:
-        checkpoint = finders[settings.checkpoint](folder.checkpoints)
+        path = finders[settings.checkpoint](folder.checkpoints)
     else:
         named = folder.checkpoints / settings.checkpoint
-        checkpoint = named if named.is_dir() else Path(settings.checkpoint)
-    if checkpoint is None or not (checkpoint / "agent.zip").is_file():
+        path = named if named.is_dir() else Path(settings.checkpoint)
+    if path is None or not any((path / name).is_file() for name in ("agent.zip", MANIFEST)):
         raise ConfigError(
             f"no checkpoint {settings.checkpoint!r} in {folder.path}: use checkpoint=last, "
             "checkpoint=best, a name in its checkpoints, or the path of a folder with agent.zip"
         )
-    device, earlier = select_device(settings.device), previous(checkpoint)
-    remedy = f"take checkpoint={earlier.name}" if earlier else "it has no earlier checkpoint"
-    with reading(checkpoint / "agent.zip", remedy):
-        agent = agent_class(config["agent"]).load(checkpoint / "agent.zip", device=device)
+    device = select_device(settings.device)
+    checkpoint = open_checkpoint(path, evaluate_another, replay=False)
+    with checkpoint.reading("agent.zip") as file:
+        agent = agent_class(config["agent"]).load(file, device=device)
     statistics = load_normalization(config["env"], checkpoint)
     seed = run_seed(folder, config["seed"]) if settings.seed is None else settings.seed
     result = evaluate(
@@ -96,7 +97,7 @@ def print_evaluation(settings: EvaluateSettings) -> None:
     )
     low, high = result.interval
     kind = "deterministic" if settings.deterministic else "sampled"
-    table = Table(title=Text(f"{checkpoint}"), show_header=False, title_justify="left")
+    table = Table(title=Text(f"{path}"), show_header=False, title_justify="left")
     table.add_row("episodes", f"{result.episodes}, {kind} actions, seed {seed}")
     table.add_row("mean return", f"{result.mean:.2f}")
     table.add_row("95 % interval", f"{low:.2f} to {high:.2f}")
@@ -104,6 +105,16 @@ def print_evaluation(settings: EvaluateSettings) -> None:
     table.add_row("min, max", f"{result.min:.2f}, {result.max:.2f}")
     table.add_row("mean length", f"{result.length_mean:.1f} steps")
     Console().print(table)
+
+
+def evaluate_another(checkpoint: Path) -> str:
+    """What to do about a checkpoint that is damaged."""
+    from gumbelrl.tracking import previous
+
+    earlier = previous(checkpoint)
+    if earlier is None:
+        return "there is no earlier checkpoint that is whole"
+    return f"take checkpoint={earlier.name}"
 
 
 def run_seed(folder: RunFolder, seed: int) -> int:

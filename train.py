@@ -22,9 +22,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    from gumbelrl.tracking import Checkpoint
 
 # A resumed run is the same run; these are the only keys that may change.
-RESUMABLE = ("total_steps", "stop_at_return", "device", "threads", "trust", "tracking")
+RESUMABLE = (
+    "total_steps",
+    "stop_at_return",
+    "checkpoint_keep",
+    "device",
+    "threads",
+    "trust",
+    "tracking",
+)
 
 
 def help_text() -> str:
@@ -183,6 +192,7 @@ class Run:
             WandbSettings,
             default_run_dir,
             latest,
+            open_checkpoint,
             resolve_mode,
             start_wandb,
         )
@@ -198,11 +208,12 @@ class Run:
         if config["resume"] is not None:
             self.folder = RunFolder.open(config["resume"])
             self.closing.enter_context(self.folder.locked())
-            checkpoint = latest(self.folder.checkpoints)
-            if checkpoint is None:
+            last = latest(self.folder.checkpoints)
+            if last is None:
                 raise ConfigError(
                     f"resume: {self.folder.path} has no checkpoint yet; start a new run"
                 )
+            checkpoint = open_checkpoint(last)
         self.agent_name = agent_name(config["agent"]["_target_"])
         self.settings = settings_source(config)
         config["env"] = env_for_agent(config["env"], config["agent"])
@@ -231,7 +242,7 @@ class Run:
         nothing = WandbSettings(mode="disabled")
         self.wandb = start_wandb(nothing, self.folder.path)  # until _start
 
-    def _build_callbacks(self, checkpoint: Path | None) -> None:
+    def _build_callbacks(self, checkpoint: Checkpoint | None) -> None:
         from gumbelrl.tracking import (
             CheckpointCallback,
             EvaluationCallback,
@@ -248,20 +259,21 @@ class Run:
         from stable_baselines3.common.logger import Logger
 
         config, folder = self.config, self.folder
-        best = CheckpointCallback(1, folder.checkpoints, partial(save_weights, self.agent))
+        self.checkpoints = CheckpointCallback(
+            config["checkpoint_every"],
+            folder.checkpoints,
+            lambda path: save_state(self.agent, self.evaluation, self._seconds(), path),
+            save_weights=partial(save_weights, self.agent),
+            keep=config["checkpoint_keep"],
+            after_scheduled=self._restart_environments,
+        )
         self.evaluation = EvaluationCallback(
             self.make_env,
             eval_every=config["eval_every"],
             seed=config["seed"],
             episodes=config["eval_episodes"],
             stop_at_return=config["stop_at_return"],
-            save_best=best.save_best,
-        )
-        checkpoints = CheckpointCallback(
-            config["checkpoint_every"],
-            folder.checkpoints,
-            lambda path: save_state(self.agent, self.evaluation, self._seconds(), path),
-            after_scheduled=self._restart_environments,
+            save_best=self.checkpoints.save_best,
         )
         self.earlier_seconds = 0.0
         self.stored_statistics: dict[str, np.ndarray] = {}
@@ -284,7 +296,7 @@ class Run:
         self.callbacks = [
             LogCallback(config["log_every"]),
             self.evaluation,
-            checkpoints,
+            self.checkpoints,
             self.progress,
         ]
 
@@ -385,6 +397,7 @@ class Run:
             "train_seconds": round(self.train_seconds, 3),
             "steps_per_second": round(env_steps / max(self.train_seconds, 1e-9), 1),
             "complete": not self.stopped,
+            "checkpoints": self.checkpoints.totals(),
             "device": str(self.agent.device),
             "versions": environment_versions(),
             "git_commit": git_commit(),

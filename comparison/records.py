@@ -25,7 +25,14 @@ DIAGNOSTICS = ("estimator/cosine", "estimator/std", "train/entropy", "train/temp
 
 # Of the configuration, what says how a run was kept and watched, not what was run.
 _KEEPING = frozenset({"seed", "run_dir", "resume", "tracking", "trust", "tuned", "device"})
-_KEEPING |= {"threads", "log_every", "checkpoint_every", "eval_every", "eval_episodes"}
+_KEEPING |= {
+    "threads",
+    "log_every",
+    "checkpoint_every",
+    "checkpoint_keep",
+    "eval_every",
+    "eval_episodes",
+}
 # Of env.*, what makes it another task; the rest (n_envs, normalisation) belongs to the agent.
 _TASK = frozenset({"wrappers", "max_episode_steps", "kwargs"})
 # Of env.*, what neither shows in a label nor parts groups.

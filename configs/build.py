@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    from gumbelrl.tracking import Checkpoint
     from stable_baselines3.common.base_class import BaseAlgorithm
     from stable_baselines3.common.vec_env import VecEnv
 
 NORMALIZATION = "normalization.safetensors"  # in a checkpoint, beside agent.zip
+REPLAY = "replay"  # likewise, a folder
 
 
 def select_device(name: str) -> str:
@@ -97,23 +99,21 @@ def build_agent(node: Mapping[str, Any], env: VecEnv, seed: int, device: str) ->
 
 
 def load_agent(
-    node: Mapping[str, Any], env: VecEnv, device: str, checkpoint: Path
+    node: Mapping[str, Any], env: VecEnv, device: str, checkpoint: Checkpoint
 ) -> BaseAlgorithm:
     """The agent of the `agent` group as a checkpoint holds it, ready to go on.
 
     Raises:
         RunFolderError: a file of the checkpoint is missing, damaged, or of something else.
     """
-    from gumbelrl.tracking import reading
-
-    with reading(checkpoint / "agent.zip", without(checkpoint)):
+    with checkpoint.reading("agent.zip") as path:
         # Training environments that the checkpoint itself holds are not begun anew.
-        agent = agent_class(node).load(
-            checkpoint / "agent.zip", env=env, device=device, force_reset=False
-        )
+        agent = agent_class(node).load(path, env=env, device=device, force_reset=False)
     if hasattr(agent, "load_replay_buffer"):
-        with reading(checkpoint / "replay.safetensors", without(checkpoint)):
-            agent.load_replay_buffer(checkpoint / "replay.safetensors")
+        # Before checkpoints had manifests, a replay was one file.
+        name = REPLAY if checkpoint.holds(REPLAY) else f"{REPLAY}.safetensors"
+        with checkpoint.reading(name) as path:
+            agent.load_replay_buffer(path)
     return agent
 
 
@@ -128,19 +128,18 @@ def save_normalization(env: VecEnv, checkpoint: Path) -> None:
         save_file(read_statistics(normalize), str(checkpoint / NORMALIZATION))
 
 
-def load_normalization(node: Mapping[str, Any], checkpoint: Path) -> dict[str, np.ndarray]:
+def load_normalization(node: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, np.ndarray]:
     """The statistics in a checkpoint; nothing where the `env` group does not normalise.
 
     Raises:
         RunFolderError: they are missing or damaged.
     """
-    from gumbelrl.tracking import reading
     from safetensors.numpy import load_file
 
     if not node.get("normalize_obs") and not node.get("normalize_reward"):
         return {}
-    with reading(checkpoint / NORMALIZATION, without(checkpoint)):
-        return load_file(str(checkpoint / NORMALIZATION))
+    with checkpoint.reading(NORMALIZATION) as path:
+        return load_file(str(path))
 
 
 def evaluating(
@@ -155,13 +154,3 @@ def evaluating(
         return env
 
     return make_frozen
-
-
-def without(checkpoint: Path) -> str:
-    """What to do about a checkpoint that cannot be read."""
-    from gumbelrl.tracking import previous
-
-    earlier = previous(checkpoint)
-    if earlier is None:
-        return "there is no earlier checkpoint: start a new run"
-    return f"to go on from {earlier.name}, remove {checkpoint}"

@@ -51,6 +51,7 @@ class RunSettings:
     resume: FolderPath | None
     trust: list[str]
     tuned: bool = False  # of a run folder from before there was the key
+    checkpoint_keep: Positive = 2  # likewise
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))

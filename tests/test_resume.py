@@ -205,8 +205,9 @@ def test_ctrl_c_in_a_terminal_reaches_workers_too(tmp_path):
         ("state.json", None),
         ("agent.zip", None),
         ("agent.zip", "garbage"),
-        ("replay.safetensors", "garbage"),
-        ("replay.safetensors", None),
+        ("replay/replay.json", "garbage"),
+        ("replay/replay.json", None),
+        ("checkpoint.json", None),
     ],
 )
 def test_a_damaged_checkpoint_is_named_with_the_one_before(tmp_path, capsys, file, content):

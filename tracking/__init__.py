@@ -9,7 +9,8 @@ wandb.
 | `JsonlWriter`, `read_metrics`, `cut_metrics` | `metrics.jsonl`, the first record |
 | `WandbSettings`, `resolve_mode`, `start_wandb`, `WandbWriter` | Weights & Biases, behind it |
 | `evaluate`, `Evaluation`, `EvaluationCallback`, `log_evaluation` | how good the agent is |
-| `CheckpointCallback`, `latest`, `best`, `previous`, `reading` | what a run can go on from |
+| `CheckpointCallback`, `latest`, `best`, `previous` | what a run can go on from |
+| `open_checkpoint`, `Checkpoint`, `reading` | checked before it is used |
 | `LogCallback`, `restart_environments` | rows of metrics, fresh environments at checkpoints |
 | `StopSignals` | Ctrl-C and its like |
 | `random_state`, `set_random_state` | the global random streams |
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
         CheckpointCallback,
         best,
         latest,
+        open_checkpoint,
         previous,
-        reading,
     )
     from gumbelrl.tracking.error_text import brief, first_line
     from gumbelrl.tracking.evaluation import (
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         evaluate,
         log_evaluation,
     )
+    from gumbelrl.tracking.manifest import Checkpoint, reading
     from gumbelrl.tracking.metrics import JsonlWriter, cut_metrics, read_metrics
     from gumbelrl.tracking.progress import ProgressCallback
     from gumbelrl.tracking.random_streams import random_state, set_random_state
@@ -63,8 +65,10 @@ _HOMES = {
     "CheckpointCallback": "checkpoints",
     "best": "checkpoints",
     "latest": "checkpoints",
+    "open_checkpoint": "checkpoints",
     "previous": "checkpoints",
-    "reading": "checkpoints",
+    "Checkpoint": "manifest",
+    "reading": "manifest",
     "Evaluation": "evaluation",
     "EvaluationCallback": "evaluation",
     "Reached": "evaluation",
@@ -98,6 +102,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Checkpoint",
     "CheckpointCallback",
     "Evaluation",
     "EvaluationCallback",
@@ -124,6 +129,7 @@ __all__ = [
     "git_commit",
     "latest",
     "log_evaluation",
+    "open_checkpoint",
     "previous",
     "random_state",
     "read_metrics",

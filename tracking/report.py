@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -31,8 +32,9 @@ def end_table(
     Args:
         summary: what `summary.json` holds: `agent`, `env`, `seed`, `env_steps`, `wall_seconds`,
             `eval` with `return_mean`, `return_std` and `episodes`, and, if a threshold was asked
-            for, `stop_at_return` and `reached` (`env_steps` and `train_seconds`, or None). What
-            is missing is left out of the table.
+            for, `stop_at_return` and `reached` (`env_steps` and `train_seconds`, or None), and
+            `checkpoints` (`written`, `failed`, `seconds`, `last_bytes`). What is missing is left
+            out of the table.
         run_dir: the run folder, which the commands in the table name.
         interrupted: the run did not come to its end: says how to resume, as it does where the
             summary holds a `failure`.
@@ -85,6 +87,8 @@ def end_table(
             speed = summary.get("steps_per_second", summary["env_steps"] / seconds)
             row("steps/s", f"{speed:,.0f}")
     row("run folder", run_dir)
+    if "checkpoints" in summary:
+        row("checkpoints", _writes(summary["checkpoints"]))
     if last_checkpoint is not None or stopped:
         row("last checkpoint", last_checkpoint or "none was written yet")
     if best_checkpoint is not None:
@@ -144,6 +148,15 @@ def _git(folder: str | Path, *arguments: str) -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip()
+
+
+def _writes(checkpoints: Mapping[str, Any]) -> str:
+    said = f"{checkpoints['written']} written, {checkpoints['seconds']:.2f} s in all"
+    if checkpoints["last_bytes"]:
+        said += f", {decimal(checkpoints['last_bytes'])} last"
+    if checkpoints["failed"]:
+        said += f", {checkpoints['failed']} FAILED: see the warning above"
+    return said
 
 
 def _number(value: Any) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gumbelrl.tracking.checkpoints import reading
+from gumbelrl.tracking.checkpoints import latest
 from gumbelrl.tracking.evaluation import EvaluationCallback
 from gumbelrl.tracking.json_values import as_json, from_json
+from gumbelrl.tracking.manifest import REPLAY, STATE, VERSION, Checkpoint, reading
 from gumbelrl.tracking.metrics import cut_metrics
 from gumbelrl.tracking.random_streams import random_state, set_random_state
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -31,21 +32,27 @@ class RestoredState:
 
 def save_weights(agent: BaseAlgorithm, path: Path) -> None:
     """Fill a checkpoint with what evaluates: the agent and the statistics it normalises by."""
-    from gumbelrl.configs.build import save_normalization
-
-    agent.save(path / "agent.zip")
-    env = agent.get_env()
-    assert env is not None
-    save_normalization(env, path)
+    _save_agent(agent, path)
+    _save_json({"env_steps": agent.num_timesteps}, path)
 
 
 def save_state(
     agent: BaseAlgorithm, evaluation: EvaluationCallback, wall_seconds: float, path: Path
-) -> None:
-    """Fill a checkpoint with everything that training goes on from."""
-    save_weights(agent, path)
+) -> dict[str, str]:
+    """Fill a checkpoint with everything that training goes on from.
+
+    Chunks of the replay that have not changed are those of the last checkpoint beside this one.
+
+    Returns:
+        The sha256 of the replay's chunks, by their path in the checkpoint.
+    """
+    _save_agent(agent, path)
+    digests: dict[str, str] = {}
     if hasattr(agent, "save_replay_buffer"):
-        agent.save_replay_buffer(path / "replay.safetensors")
+        last = latest(path.parent)
+        earlier = None if last is None else last / REPLAY
+        chunks = agent.save_replay_buffer(path / REPLAY, earlier)
+        digests = {f"{REPLAY}/{name}": digest for name, digest in chunks.items()}
     state = {
         "env_steps": agent.num_timesteps,
         "wall_seconds": wall_seconds,
@@ -55,14 +62,29 @@ def save_state(
         "random": random_state(),
         "waiting": waiting_metrics(agent.logger),
     }
-    (path / "state.json").write_text(json.dumps(state))
+    _save_json(state, path)
+    return digests
+
+
+def _save_agent(agent: BaseAlgorithm, path: Path) -> None:
+    from gumbelrl.configs.build import save_normalization
+
+    agent.save(path / "agent.zip")
+    env = agent.get_env()
+    assert env is not None
+    save_normalization(env, path)
+
+
+def _save_json(state: Mapping[str, Any], path: Path) -> None:
+    # With the version it says that a manifest stands beside it.
+    (path / STATE).write_text(json.dumps({"version": VERSION, **state}))
 
 
 def load_state(
     agent: BaseAlgorithm,
     evaluation: EvaluationCallback,
     env: Mapping[str, Any],
-    checkpoint: Path,
+    checkpoint: Checkpoint,
     metrics_path: Path,
 ) -> RestoredState:
     """Put back what `save_state` wrote beside the agent, and cut later rows of metrics.
@@ -73,16 +95,16 @@ def load_state(
     Raises:
         RunFolderError: a file is missing, damaged, or of something else.
     """
-    from gumbelrl.configs.build import NORMALIZATION, load_normalization, without
+    from gumbelrl.configs.build import NORMALIZATION, load_normalization
     from gumbelrl.envs import write_statistics
 
     statistics = load_normalization(env, checkpoint)
     normalize = agent.get_vec_normalize_env()
     if normalize is not None:
-        with reading(checkpoint / NORMALIZATION, without(checkpoint)):
+        with checkpoint.reading(NORMALIZATION):
             write_statistics(normalize, statistics)
-    with reading(checkpoint / "state.json", without(checkpoint)):
-        state = json.loads((checkpoint / "state.json").read_text())
+    with checkpoint.reading(STATE) as path:
+        state = json.loads(path.read_text())
         wall_seconds = float(state["wall_seconds"])
         evaluation.load_state_dict(state["evaluation"])
         set_random_state(state["random"])
