@@ -403,7 +403,9 @@ def check_trusted(config: Mapping[str, Any], trust: Sequence[str]) -> None:
     """Refuse a run folder's configuration that would import code not named as trusted.
 
     What a run folder holds is data: `_target_`, wrapper paths and `module:Env` ids may name
-    gumbelrl's own parts, its wrappers and Gymnasium's; anything else must be in `trust`.
+    gumbelrl's own parts, its wrappers and Gymnasium's; anything else must be in `trust`. What Hydra
+    would look up or rearrange first, `${...}` and `_args_`, could say such a name unseen, and no
+    run writes it.
 
     Raises:
         ConfigError: names the first foreign import and the override that would allow it.
@@ -419,17 +421,23 @@ def check_trusted(config: Mapping[str, Any], trust: Sequence[str]) -> None:
     def walk(node: Any, key: str) -> None:
         if isinstance(node, Mapping):
             for name, value in node.items():
-                walk(value, f"{key}.{name}" if key else str(name))
+                below = f"{key}.{name}" if key else str(name)
+                if re.fullmatch(r"_.*_", str(name)) and name != "_target_":
+                    raise ConfigError(f"the run folder's {below} is for Hydra, not data: remove it")
+                walk(value, below)
         elif isinstance(node, list | tuple):
             for index, value in enumerate(node):
                 walk(value, f"{key}[{index}]")
         elif isinstance(node, str):
             path = node
+            if "${" in path:
+                raise ConfigError(f"the run folder's {key}={path} is no data: write what it means")
             if key.endswith("_target_"):
                 allowed = path in own
             elif re.fullmatch(r"env\.wrappers(\[\d+\])?(\.wrapper)?", key):
-                wrappers = ("gymnasium.wrappers.", "gumbelrl.envs.")
-                allowed = "." not in path or path.startswith(wrappers)
+                # Classes only: a function in a module of ours might import what it is given.
+                wrapper = r"(gymnasium\.wrappers|gumbelrl\.envs)\.(\w+\.)*[A-Z]\w*"
+                allowed = "." not in path or re.fullmatch(wrapper, path) is not None
             elif key == "env.id" and ":" in path:
                 allowed = False
             else:

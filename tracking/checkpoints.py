@@ -205,7 +205,7 @@ def write_checkpoint(folder: str | Path, name: str, save: Save, agent: str | Non
     try:
         temporary.mkdir()
         known = save(temporary)
-        write_manifest(temporary, checkpoint_steps(name), agent, known or {})
+        write_manifest(temporary, name, checkpoint_steps(name), agent, known or {})
         sync_tree(temporary)
         if path.exists():  # a folder cannot be renamed onto one that holds something
             os.replace(path, replaced)
@@ -241,10 +241,9 @@ def previous(path: str | Path) -> Path | None:
     if _NAME.fullmatch(path.name) is None:
         return None
     for earlier in reversed(_complete(path.parent, "step")):
-        steps = checkpoint_steps(earlier)
-        with suppress(RunFolderError):
-            if steps < checkpoint_steps(path):
-                return read_checkpoint(earlier, steps, str).path
+        if checkpoint_steps(earlier) < checkpoint_steps(path):
+            with suppress(RunFolderError):
+                return read_checkpoint(earlier, earlier.name, str).path
     return None
 
 
@@ -265,10 +264,8 @@ def open_checkpoint(
         RunFolderError: a file is missing or not what was written, or a later version wrote it.
     """
     path = Path(path)
-    named = _NAME.fullmatch(path.name)
-    checkpoint = read_checkpoint(
-        path, int(named[2]) if named else None, partial(remedy or _go_on_without, path), replay
-    )
+    name = path.name if _NAME.fullmatch(path.name) else None  # else a copy, with a name of its own
+    checkpoint = read_checkpoint(path, name, partial(remedy or _go_on_without, path), replay)
     if checkpoint.files is None:
         _log.warning(
             "%s carries no checksums (it has no %s, as those written before there were any): "

@@ -76,25 +76,27 @@ def damaged(file: Path, why: str, remedy: str) -> RunFolderError:
 
 
 def write_manifest(
-    folder: Path, env_steps: int, agent: str | None, known: Mapping[str, str]
+    folder: Path, name: str, env_steps: int, agent: str | None, known: Mapping[str, str]
 ) -> None:
     """Write `checkpoint.json` for everything that stands in a folder.
 
     Args:
         folder: a checkpoint that is otherwise complete.
+        name: the one that it will have.
         agent: the class of its agent.
         known: sha256 of files whose writer has computed it, by path within the folder; the others
             are read again.
     """
     files = {}
     for path in files_in(folder):
-        name = path.relative_to(folder).as_posix()
-        digest = known.get(name) or file_digest(path)
-        files[name] = {"size": path.stat().st_size, "sha256": digest}
+        relative = path.relative_to(folder).as_posix()
+        digest = known.get(relative) or file_digest(path)
+        files[relative] = {"size": path.stat().st_size, "sha256": digest}
     content = {
         "format": FORMAT,
         "version": VERSION,
         "gumbelrl": environment_versions()["gumbelrl"],
+        "name": name,
         "agent": agent,
         "env_steps": env_steps,
         "files": files,
@@ -103,13 +105,13 @@ def write_manifest(
 
 
 def read_checkpoint(
-    path: Path, env_steps: int | None, remedy: Callable[[], str], replay: bool = True
+    path: Path, name: str | None, remedy: Callable[[], str], replay: bool = True
 ) -> Checkpoint:
     """Check the files of a checkpoint against its manifest, before anything is used.
 
     Args:
         path: the folder.
-        env_steps: those that its name stands for; None where it has another name.
+        name: that of the checkpoint; None takes any.
         remedy: says what to do where it is damaged.
         replay: check the replay too.
 
@@ -123,22 +125,21 @@ def read_checkpoint(
         return Checkpoint(path, None, remedy)
     try:
         content = unseal(manifest.read_bytes(), FORMAT, VERSION)
-        stored_at = int(content["env_steps"])
+        stored_name = str(content["name"])
         files = {
-            name: (int(of["size"]), str(of["sha256"])) for name, of in content["files"].items()
+            file: (int(of["size"]), str(of["sha256"])) for file, of in content["files"].items()
         }
     except (KeyError, TypeError, AttributeError) as error:
         raise damaged(manifest, "it lists no files of a checkpoint", remedy()) from error
     except (OSError, ValueError) as error:
         raise damaged(manifest, str(error), remedy()) from error
-    if env_steps is not None and stored_at != env_steps:
-        why = f"it is of another checkpoint, at {stored_at} env steps"
-        raise damaged(manifest, why, remedy())
-    for name, (size, digest) in files.items():
-        if replay or not name.startswith(f"{REPLAY}/"):
-            difference = _difference(path / name, size, digest)
+    if name is not None and stored_name != name:
+        raise damaged(manifest, f"it is that of {stored_name}", remedy())
+    for file, (size, digest) in files.items():
+        if replay or not file.startswith(f"{REPLAY}/"):
+            difference = _difference(path / file, size, digest)
             if difference is not None:
-                raise damaged(path / name, difference, remedy())
+                raise damaged(path / file, difference, remedy())
     return Checkpoint(path, frozenset(files), remedy)
 
 
