@@ -43,15 +43,15 @@ def test_sampling_is_uniform():
 def test_save_and_load(tmp_path):
     buffer = TensorReplayBuffer(8, OBS, ACT, n_envs=2)
     fill(buffer, 6)
-    buffer.save(tmp_path / "replay.safetensors")
+    buffer.save(tmp_path / "replay")
     other = TensorReplayBuffer(8, OBS, ACT, n_envs=2)
-    other.load(tmp_path / "replay.safetensors")
+    other.load(tmp_path / "replay")
     for each in (buffer, other):
         fill(each, 1, first=6)  # the ring goes on at the same place
     for (name, mine), (_, theirs) in zip(buffer._tensors(), other._tensors(), strict=True):
         assert torch.equal(mine, theirs), name
     with pytest.raises(ValueError, match="does not fit"):
-        TensorReplayBuffer(8, OBS, ACT, n_envs=4).load(tmp_path / "replay.safetensors")
+        TensorReplayBuffer(8, OBS, ACT, n_envs=4).load(tmp_path / "replay")
 
 
 def test_bad_sizes():
