@@ -27,7 +27,7 @@ from torch import Tensor
 
 FORMAT, VERSION = "gumbelrl-replay", 2  # version 1 was a single safetensors file
 INDEX = "replay.json"
-CHUNK_BYTES = 4 * 2**20
+CHUNK_BYTES = 2 * 2**20
 _NAME = re.compile(r"[0-9a-f]{64}\.safetensors")
 
 Storages = Mapping[str, Tensor]
