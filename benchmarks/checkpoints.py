@@ -3,10 +3,10 @@
     python -m benchmarks.checkpoints > benchmarks/results/checkpoints.txt
     python -m benchmarks.checkpoints --sizes 1000
 
-Each row is a process of its own with a full replay, no two chunks of it alike. It writes it once, takes
-10,000 more steps and writes it again; every file is synced to the disk. Seconds are processor time,
-the median of three pairs of writes; memory is how far the resident set grew over what the replay
-itself takes, sampled every 2 ms, at worst. `torch.save` and the pickle get the same arrays.
+Each row is a process of its own with a full replay, no two chunks of it alike. It writes it once,
+takes 10,000 more steps and writes it again; every file is synced to the disk. Seconds are processor
+time, the median of three pairs of writes; memory is how far the resident set grew over what the
+replay itself takes, sampled every 2 ms, at worst. `torch.save` and the pickle get the same arrays.
 """
 
 from __future__ import annotations
