@@ -79,7 +79,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
         actor_beta2: β₂ of the actor's Adam, in [0, 1). A solved task has a small gradient; once
             Adam has forgotten the larger ones it is scaled up to full steps again, and the policy
             walks off along its noise. 0.99 holds a solved CartPole far better than 0.95 and is
-            slower where much is left to refine: docs/environments.md.
+            slower where much is left to refine: docs/gumbel_shac.md.
         max_grad_norm: gradients of actor and critic are clipped to this norm, > 0.
         n_seeds: S, >= 1.
         policy_kwargs: `ShacPolicy`'s: `net_arch`, `activation`.
