@@ -22,6 +22,12 @@ from typed_commands import Typist, extra_of, reason_not_to_run
 
 # What a page's Python takes for given.
 GIVEN = {
+    "agents.md": """
+from gumbelrl.agents import GumbelSAC
+env = "CartPole-v1"
+agent = GumbelSAC("MlpPolicy", env, buffer_size=1_000)
+agent.learn(100)
+""",
     "estimators.md": """
 import torch
 logits = torch.randn(4, 8, requires_grad=True)
