@@ -189,21 +189,21 @@ class Run:
         from gumbelrl.configs.compose import ConfigError
         from gumbelrl.tracking import (
             RunFolder,
-            WandbSettings,
+            Trackers,
+            TrackingSettings,
             default_run_dir,
             latest,
             open_checkpoint,
             resolve_mode,
-            start_wandb,
         )
 
         config = self.config
         torch.set_num_threads(config["threads"])
         device = select_device(config["device"])
-        self.tracking = WandbSettings(
+        tracking = TrackingSettings(
             **{key: value for key, value in config["tracking"].items() if key[0] != "_"}
         )
-        resolve_mode(self.tracking.mode)  # refuses what WANDB_MODE may say
+        resolve_mode(tracking.mode)  # refuses what WANDB_MODE may say
         checkpoint = None
         if config["resume"] is not None:
             self.folder = RunFolder.open(config["resume"])
@@ -236,11 +236,10 @@ class Run:
                     f"this run is finished: it has made {self.agent.num_timesteps} of "
                     f"{config['total_steps']} steps. To go on, add a larger total_steps="
                 )
+        self.trackers = Trackers(tracking, self.folder)
         self._build_callbacks(checkpoint)
         config["device"] = device  # a resumed run goes on where this one decided to run
         self.folder.write_config({**config, "resume": None})
-        nothing = WandbSettings(mode="disabled")
-        self.wandb = start_wandb(nothing, self.folder.path)  # until _start
 
     def _build_callbacks(self, checkpoint: Checkpoint | None) -> None:
         from gumbelrl.tracking import (
@@ -250,19 +249,14 @@ class Run:
             LogCallback,
             ProgressCallback,
         )
-        from gumbelrl.tracking.run_state import (
-            load_state,
-            restore_waiting,
-            save_state,
-            save_weights,
-        )
+        from gumbelrl.tracking.run_state import load_state, restore_waiting, save_weights
         from stable_baselines3.common.logger import Logger
 
         config, folder = self.config, self.folder
         self.checkpoints = CheckpointCallback(
             config["checkpoint_every"],
             folder.checkpoints,
-            lambda path: save_state(self.agent, self.evaluation, self._seconds(), path),
+            self._save_state,
             save_weights=partial(save_weights, self.agent),
             keep=config["checkpoint_keep"],
             after_scheduled=self._restart_environments,
@@ -277,6 +271,7 @@ class Run:
         )
         self.earlier_seconds = 0.0
         self.stored_statistics: dict[str, np.ndarray] = {}
+        self.tracker_state: Mapping[str, Any] = {}
         waiting: Mapping[str, tuple[Any, int]] = {}
         if checkpoint is not None:
             restored = load_state(
@@ -285,6 +280,7 @@ class Run:
             self.earlier_seconds = restored.wall_seconds
             self.stored_statistics = restored.statistics
             waiting = restored.waiting
+            self.tracker_state = restored.tracker
         self.logger = Logger(
             str(folder.path), [JsonlWriter(folder.metrics_path, append=checkpoint is not None)]
         )
@@ -299,6 +295,11 @@ class Run:
             self.checkpoints,
             self.progress,
         ]
+
+    def _save_state(self, path: Path) -> dict[str, str]:
+        from gumbelrl.tracking.run_state import save_state
+
+        return save_state(self.agent, self.evaluation, self._seconds(), path, self.trackers.state())
 
     def _statistics(self) -> dict[str, np.ndarray]:
         """Those by which the training environments normalise."""
@@ -328,17 +329,30 @@ class Run:
         self._evaluate()
 
     def _start(self) -> None:
-        """Start the tracker and say so."""
-        from gumbelrl.tracking import start_wandb
+        """Start the trackers and say so."""
+        from gumbelrl.configs.build import env_factory, evaluating
+        from gumbelrl.tracking import EpisodesWriter, cut_metrics, reading
 
-        config = self.config
-        self.wandb = start_wandb(self.tracking, self.folder.path, config)
-        self.logger.output_formats.append(self.wandb)
+        config, env_steps = self.config, self.agent.num_timesteps
         name = f"{self.agent_name} on {self.env_id}, seed {config['seed']}, {self.agent.device}"
-        print(
-            f"{name}\nsettings: {self.settings}\n"
-            f"run folder: {self.folder.path}\n{self.wandb.reason}"
+        print(f"{name}\nsettings: {self.settings}\nrun folder: {self.folder.path}")
+        episodes = self.folder.evaluations_path
+        if episodes.is_file():
+            with reading(episodes, "repair the file, or remove it"):
+                cut_metrics(episodes, env_steps)
+        self.logger.output_formats.append(EpisodesWriter(episodes, append=True))
+        lines = self.trackers.start(
+            config, env_steps, self.tracker_state, agent_name=self.agent_name
         )
+        print("\n".join(lines))
+        self.logger.output_formats += self.trackers.outputs
+        self.callbacks += self.trackers.histograms(config["log_every"])
+        if config["tracking"]["videos_every"]:
+            drawing = env_factory({**config["env"], "render_mode": "rgb_array"})
+            film_env = evaluating(drawing, self._statistics)
+            self.evaluation.after = partial(
+                self.trackers.film, self.agent, film_env, config["seed"]
+            )
 
     def _learn(self) -> None:
         self.agent.learn(
@@ -368,11 +382,16 @@ class Run:
 
         summary = self._summary()
         self._attempt(lambda: self.folder.write_summary(summary))
-        self.wandb.summarise(summary)
         told = isinstance(self.failure, NonFiniteError | RunFolderError)  # one line says it all
         failed = 2 if told else 1
         exit_code = 130 if self.interrupted else failed if self.failure else 0
-        self.wandb.close(1 if self.failure else exit_code)
+        evaluation = self.evaluation
+        self.trackers.finish(
+            summary,
+            1 if self.failure else exit_code,
+            last=(evaluation.last_env_steps, evaluation.last),
+            best_one=(evaluation.best_env_steps, evaluation.best),
+        )
         self._print_table(summary)
         if self.failure is None:
             return exit_code
@@ -433,8 +452,7 @@ class Run:
             interrupted=self.interrupted,
             last_checkpoint=latest(self.folder.checkpoints),
             best_checkpoint=best(self.folder.checkpoints),
-            url=self.wandb.url,
-            sync_command=self.wandb.sync_command,
+            tracking=self.trackers.report(),
             programs=programs(),
         )
         # In a file or a pipe paths and commands stay on one line, to be copied.

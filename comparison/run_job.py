@@ -26,7 +26,10 @@ _MISSING = re.compile(
     r"refuses its arguments|the run folder|^device=|^cannot write|no space left",
     re.IGNORECASE,
 )
-_OF_A_RUN = ("config.yaml", "metrics.jsonl", "summary.json", "checkpoints", "videos", "wandb")
+_OF_A_RUN = (
+    *("config.yaml", "metrics.jsonl", "evaluations.jsonl", "summary.json", "checkpoints"),
+    *("videos", "wandb", "tensorboard", "metrics.csv"),
+)
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

@@ -415,7 +415,8 @@ def check_trusted(config: Mapping[str, Any], trust: Sequence[str]) -> None:
     own = {
         *(f"gumbelrl.agents.{agent.__name__}" for agent in AGENTS.values()),
         "gumbelrl.envs.make_vec_env",
-        "gumbelrl.tracking.WandbSettings",
+        "gumbelrl.tracking.TrackingSettings",
+        "gumbelrl.tracking.WandbSettings",  # in run folders from before there were other trackers
     }
 
     def walk(node: Any, key: str) -> None:

@@ -41,9 +41,9 @@ def modules_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 @pytest.fixture
 def exit_codes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """What the tracker is told at its end, first."""
-    from gumbelrl.tracking import WandbWriter
+    """What the trackers are told at their end, first."""
+    from gumbelrl.tracking import Trackers
 
     codes: list[int] = []
-    monkeypatch.setattr(WandbWriter, "close", lambda self, code=0: codes.append(code))
+    monkeypatch.setattr(Trackers, "finish", lambda self, summary, code, **_: codes.append(code))
     return codes

@@ -7,7 +7,12 @@ wandb.
 |---|---|
 | `RunFolder`, `RunFolderError`, `default_run_dir`, `write_atomically` | the folder of one run |
 | `JsonlWriter`, `read_metrics`, `cut_metrics` | `metrics.jsonl`, the first record |
-| `WandbSettings`, `resolve_mode`, `start_wandb`, `WandbWriter` | Weights & Biases, behind it |
+| `EpisodesWriter` | `evaluations.jsonl`, every episode of every evaluation |
+| `TrackingSettings`, `Trackers` | what stands behind them, as one |
+| `BackgroundWriter` | any tracker in a thread of its own, so that it can do no harm |
+| `WandbTracker`, `resolve_mode` | Weights & Biases |
+| `CsvWriter`, `TensorBoardWriter` | the others |
+| `record_episode` | a video |
 | `evaluate`, `Evaluation`, `EvaluationCallback`, `log_evaluation` | how good the agent is |
 | `CheckpointCallback`, `latest`, `best`, `previous` | what a run can go on from |
 | `open_checkpoint`, `Checkpoint`, `reading` | checked before it is used |
@@ -24,6 +29,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gumbelrl.tracking.background import BackgroundWriter
     from gumbelrl.tracking.checkpoints import (
         CheckpointCallback,
         best,
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
         open_checkpoint,
         previous,
     )
+    from gumbelrl.tracking.csv_output import CsvWriter
     from gumbelrl.tracking.error_text import brief, first_line
     from gumbelrl.tracking.evaluation import (
         Evaluation,
@@ -39,11 +46,12 @@ if TYPE_CHECKING:
         evaluate,
         log_evaluation,
     )
+    from gumbelrl.tracking.git_source import git_commit
     from gumbelrl.tracking.manifest import Checkpoint, reading
-    from gumbelrl.tracking.metrics import JsonlWriter, cut_metrics, read_metrics
+    from gumbelrl.tracking.metrics import EpisodesWriter, JsonlWriter, cut_metrics, read_metrics
     from gumbelrl.tracking.progress import ProgressCallback
     from gumbelrl.tracking.random_streams import random_state, set_random_state
-    from gumbelrl.tracking.report import end_table, environment_versions, git_commit
+    from gumbelrl.tracking.report import end_table, environment_versions
     from gumbelrl.tracking.run_callbacks import LogCallback, restart_environments
     from gumbelrl.tracking.run_folder import (
         RunFolder,
@@ -52,14 +60,13 @@ if TYPE_CHECKING:
         write_atomically,
     )
     from gumbelrl.tracking.seeds import derive_seed, final_evaluation_seed
+    from gumbelrl.tracking.settings import TrackingSettings, WandbSettings
     from gumbelrl.tracking.stop_signals import StopSignals
-    from gumbelrl.tracking.wandb_tracker import (
-        TrackingMode,
-        WandbSettings,
-        WandbWriter,
-        resolve_mode,
-        start_wandb,
-    )
+    from gumbelrl.tracking.tensorboard_output import TensorBoardWriter
+    from gumbelrl.tracking.trackers import Trackers
+    from gumbelrl.tracking.videos import record_episode
+    from gumbelrl.tracking.wandb_mode import TrackingMode, resolve_mode
+    from gumbelrl.tracking.wandb_tracker import WandbTracker
 
 _HOMES = {
     "CheckpointCallback": "checkpoints",
@@ -87,23 +94,32 @@ _HOMES = {
     "ProgressCallback": "progress",
     "end_table": "report",
     "environment_versions": "report",
-    "git_commit": "report",
+    "git_commit": "git_source",
     "RunFolder": "run_folder",
     "RunFolderError": "run_folder",
     "default_run_dir": "run_folder",
     "write_atomically": "run_folder",
     "derive_seed": "seeds",
     "final_evaluation_seed": "seeds",
-    "TrackingMode": "wandb_tracker",
-    "WandbSettings": "wandb_tracker",
-    "WandbWriter": "wandb_tracker",
-    "resolve_mode": "wandb_tracker",
-    "start_wandb": "wandb_tracker",
+    "BackgroundWriter": "background",
+    "CsvWriter": "csv_output",
+    "EpisodesWriter": "metrics",
+    "TensorBoardWriter": "tensorboard_output",
+    "Trackers": "trackers",
+    "TrackingMode": "wandb_mode",
+    "TrackingSettings": "settings",
+    "WandbSettings": "settings",
+    "WandbTracker": "wandb_tracker",
+    "record_episode": "videos",
+    "resolve_mode": "wandb_mode",
 }
 
 __all__ = [
+    "BackgroundWriter",
     "Checkpoint",
     "CheckpointCallback",
+    "CsvWriter",
+    "EpisodesWriter",
     "Evaluation",
     "EvaluationCallback",
     "JsonlWriter",
@@ -113,9 +129,12 @@ __all__ = [
     "RunFolder",
     "RunFolderError",
     "StopSignals",
+    "TensorBoardWriter",
+    "Trackers",
     "TrackingMode",
+    "TrackingSettings",
     "WandbSettings",
-    "WandbWriter",
+    "WandbTracker",
     "best",
     "brief",
     "cut_metrics",
@@ -134,10 +153,10 @@ __all__ = [
     "random_state",
     "read_metrics",
     "reading",
+    "record_episode",
     "resolve_mode",
     "restart_environments",
     "set_random_state",
-    "start_wandb",
     "write_atomically",
 ]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gumbelrl.tracking.metrics import EpisodesWriter
 from gumbelrl.tracking.seeds import derive_seed
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -120,11 +121,11 @@ def evaluate(
         ValueError: `episodes` or `n_envs` below 1.
     """
     _at_least_one(episodes=episodes, n_envs=n_envs)
-    with _undisturbed(agent):
+    with undisturbed(agent):
         env = make_env(min(n_envs, episodes), seed)
         try:
             returns, lengths = evaluate_policy(
-                _WithMasks(agent, env),  # type: ignore[arg-type]
+                WithMasks(agent, env),  # type: ignore[arg-type]
                 env,
                 n_eval_episodes=episodes,
                 deterministic=deterministic,
@@ -138,7 +139,7 @@ def evaluate(
     return Evaluation(tuple(map(float, returns)), tuple(map(int, lengths)), seed)
 
 
-class _WithMasks:
+class WithMasks:
     """An agent that hears which actions its environments allow, where both know of masks."""
 
     def __init__(self, agent: Any, env: VecEnv) -> None:
@@ -160,7 +161,8 @@ def log_evaluation(
     env_steps: int,
     extra: Mapping[str, float] | None = None,
 ) -> None:
-    """Write an evaluation as a row of its own to every output of the logger.
+    """Write an evaluation as a row of its own to every output of the logger, and its episodes to
+    an `EpisodesWriter` among them.
 
     Values that wait for the logger's next dump are left alone.
 
@@ -178,7 +180,9 @@ def log_evaluation(
         **(extra or {}),
     }
     for output in logger.output_formats:
-        if isinstance(output, KVWriter):
+        if isinstance(output, EpisodesWriter):
+            output.write_evaluation(evaluation, env_steps)
+        elif isinstance(output, KVWriter):
             output.write(dict(row), dict.fromkeys(row, ("",)), env_steps)
 
 
@@ -208,6 +212,8 @@ class EvaluationCallback(BaseCallback):
             gradient update and a rollout: for a model to use, not to resume from.
 
     Attributes:
+        after: `after(number, env_steps)`, called when an evaluation's rows are written; its time
+            counts as evaluation. None at first.
         last: the last `Evaluation`, or None.
         last_env_steps: env steps at which it was made.
         best: the best `Evaluation` so far, or None.
@@ -250,6 +256,7 @@ class EvaluationCallback(BaseCallback):
         self.stop_at_return = stop_at_return
         self.deterministic = deterministic
         self.save_best = save_best
+        self.after: Callable[[int, int], None] | None = None
 
         self.last: Evaluation | None = None
         self.last_env_steps = 0
@@ -337,6 +344,10 @@ class EvaluationCallback(BaseCallback):
             self.best, self.best_env_steps = self.last, self.num_timesteps
             if self.save_best is not None:
                 self.save_best(self.num_timesteps, self.last)
+        if self.after is not None:
+            began = time.perf_counter()
+            self.after(number, self.num_timesteps)
+            self.evaluation_seconds += time.perf_counter() - began
         return not confirmed
 
     def _play(self, episodes: int, number: int, purpose: str) -> Evaluation:
@@ -363,7 +374,7 @@ def _at_least_one(**counts: int) -> None:
 
 
 @contextmanager
-def _undisturbed(agent: Any) -> Iterator[None]:
+def undisturbed(agent: Any) -> Iterator[None]:
     """Put back every random stream a prediction or an environment could draw from."""
     python, cpu = random.getstate(), torch.get_rng_state()
     numpy = np.random.get_state()  # noqa: NPY002 (Stable-Baselines3 draws from it)

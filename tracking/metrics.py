@@ -5,11 +5,14 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gumbelrl.tracking.json_values import as_json, from_json
 from gumbelrl.tracking.run_folder import write_atomically
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
+
+if TYPE_CHECKING:
+    from gumbelrl.tracking.evaluation import Evaluation
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +91,30 @@ class JsonlWriter(KVWriter):
     def close(self) -> None:
         """Close the file; a second call does nothing."""
         self._file.close()
+
+
+class EpisodesWriter(JsonlWriter):
+    """`evaluations.jsonl`: `{"env_steps": 4000, "seed": 7, "returns": [...], "lengths": [...]}`.
+
+    One line per evaluation, written by `log_evaluation`; rows of metrics pass it by.
+    """
+
+    def write(
+        self,
+        key_values: dict[str, Any],
+        key_excluded: dict[str, tuple[str, ...]],
+        step: int = 0,
+    ) -> None:
+        """Nothing: they stand in `metrics.jsonl`."""
+
+    def write_evaluation(self, evaluation: "Evaluation", env_steps: int) -> None:
+        """Append one evaluation at `env_steps` training steps."""
+        row = {
+            "seed": evaluation.seed,
+            "returns": evaluation.returns,
+            "lengths": evaluation.lengths,
+        }
+        super().write(row, {}, env_steps)
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

@@ -2,8 +2,7 @@
 
 import platform
 import shlex
-import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
@@ -23,8 +22,7 @@ def end_table(
     interrupted: bool = False,
     last_checkpoint: str | Path | None = None,
     best_checkpoint: str | Path | None = None,
-    url: str | None = None,
-    sync_command: str | None = None,
+    tracking: Iterable[tuple[str, str]] = (),
     programs: tuple[str, str] = ("python train.py", "python evaluate.py"),
 ) -> Table:
     """Lay out the end of a run; print it with `rich.console.Console().print(table)`.
@@ -40,8 +38,7 @@ def end_table(
             summary holds a `failure`.
         last_checkpoint: the last complete checkpoint, or None.
         best_checkpoint: the best one, or None.
-        url: where the run stands online.
-        sync_command: how to upload an offline run.
+        tracking: further rows: where the run stands online, what was not sent and how to send it.
         programs: how the user starts training and evaluation.
     """
     title = " · ".join(
@@ -97,10 +94,8 @@ def end_table(
         row("evaluate", f"{programs[1]} run={shlex.quote(str(run_dir))}")
     if stopped and last_checkpoint is not None:
         row("resume", f"{programs[0]} resume={shlex.quote(str(run_dir))}")
-    if url is not None:
-        row("online", url)
-    if sync_command is not None:
-        row("upload to W&B", sync_command)
+    for name, text in tracking:
+        row(name, text)
     return table
 
 
@@ -113,41 +108,6 @@ def environment_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             versions[package] = "not installed"
     return versions
-
-
-def git_commit(folder: str | Path | None = None) -> str | None:
-    """Commit of the repository around `folder`, "-dirty" appended when tracked files differ.
-
-    None outside a repository, or without git.
-
-    Args:
-        folder: None takes the folder of this package, if its files belong to the repository.
-    """
-    if folder is None:
-        # An installed copy may lie in a `.venv` inside somebody else's repository.
-        here = Path(__file__).resolve()
-        if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
-            return None
-        folder = here.parent
-    commit = _git(folder, "rev-parse", "HEAD")
-    if not commit:
-        return None
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return f"{commit}-dirty" if changes else commit
-
-
-def _git(folder: str | Path, *arguments: str) -> str | None:
-    try:
-        answer = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answer.stdout.strip()
 
 
 def _writes(checkpoints: Mapping[str, Any]) -> str:

@@ -74,8 +74,8 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
 class RunFolder:
     """Everything one run knows, on disk.
 
-    `config.yaml` (resolved), `metrics.jsonl`, `summary.json`, `checkpoints/`, `videos/`, `wandb/`;
-    the folders appear when something is put into them.
+    `config.yaml` (resolved), `metrics.jsonl`, `evaluations.jsonl`, `summary.json`, `checkpoints/`,
+    `videos/`, and what the trackers keep there; the folders appear when something is put into them.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -173,6 +173,11 @@ class RunFolder:
     def metrics_path(self) -> Path:
         """`metrics.jsonl`."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def evaluations_path(self) -> Path:
+        """`evaluations.jsonl`."""
+        return self.path / "evaluations.jsonl"
 
     @property
     def summary_path(self) -> Path:

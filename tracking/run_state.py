@@ -28,6 +28,7 @@ class RestoredState:
     wall_seconds: float  # of the segments before this one
     statistics: dict[str, np.ndarray]  # of environments that normalise, else empty
     waiting: dict[str, tuple[Any, int]]  # for the next row of metrics, see `waiting_metrics`
+    tracker: dict[str, Any]  # what `Trackers.start` goes on from
 
 
 def save_weights(agent: BaseAlgorithm, path: Path) -> None:
@@ -37,7 +38,11 @@ def save_weights(agent: BaseAlgorithm, path: Path) -> None:
 
 
 def save_state(
-    agent: BaseAlgorithm, evaluation: EvaluationCallback, wall_seconds: float, path: Path
+    agent: BaseAlgorithm,
+    evaluation: EvaluationCallback,
+    wall_seconds: float,
+    path: Path,
+    tracker: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """Fill a checkpoint with everything that training goes on from.
 
@@ -61,6 +66,7 @@ def save_state(
         "successes": [bool(success) for success in agent.ep_success_buffer or ()],
         "random": random_state(),
         "waiting": waiting_metrics(agent.logger),
+        "tracker": dict(tracker or {}),  # `Trackers.state`
     }
     _save_json(state, path)
     return digests
@@ -112,9 +118,10 @@ def load_state(
         agent.ep_info_buffer = deque(state["episodes"], maxlen=window)
         agent.ep_success_buffer = deque(state["successes"], maxlen=window)
         waiting = dict(from_json(state.get("waiting", {})))
+        tracker = dict(state.get("tracker", {}))
     with reading(metrics_path, "repair the file, or make an empty one"):
         cut_metrics(metrics_path, agent.num_timesteps)
-    return RestoredState(wall_seconds, statistics, waiting)
+    return RestoredState(wall_seconds, statistics, waiting, tracker)
 
 
 def waiting_metrics(logger: Logger) -> dict[str, tuple[Any, int]]:

@@ -1,325 +1,130 @@
 """Weights & Biases behind `metrics.jsonl`: it may fail, training does not notice."""
 
+from __future__ import annotations
+
 import contextlib
 import logging
-import netrc
 import os
-import queue
 import secrets
 import shlex
 import shutil
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 
+import torch
+from gumbelrl.tracking.background import BackgroundWriter
 from gumbelrl.tracking.error_text import brief
+from gumbelrl.tracking.git_source import git_diff, git_head, git_remote, source_checkout
 from gumbelrl.tracking.json_values import as_json
+from gumbelrl.tracking.settings import TrackingSettings
+from gumbelrl.tracking.wandb_mode import Mode, TrackingMode
 from stable_baselines3.common.logger import KVWriter, filter_excluded_keys
 
-Mode = Literal["online", "offline", "disabled"]
+# What the summary keeps of a metric; of all others, losses among them, it keeps the last value.
+SUMMARIES = {"eval/return_mean": "max,last"}
+MODEL_FILES = ("agent.zip", "normalization.safetensors")  # of a checkpoint: what predicts
+CODE_FOLDERS = ("agents", "comparison", "configs", "envs", "gumbel", "tracking")
+TABLE_EPISODES = 10_000  # the last ones are in the table of evaluation episodes
+_HISTOGRAM_BINS = 32
+_SECONDS_TO_ANSWER = 2.0
 
 _log = logging.getLogger(__name__)
 
-# What WANDB_MODE may say; "dryrun" and "run" are its older spellings.
-_ENVIRONMENT_MODES: dict[str, Mode] = {
-    "online": "online",
-    "run": "online",
-    "offline": "offline",
-    "dryrun": "offline",
-    "disabled": "disabled",
-}
-_KEY_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
-_QUEUE_ROWS = 10_000
-
 
 @dataclass(frozen=True)
-class WandbSettings:
-    """How a run is tracked.
+class VideoFile:
+    """A video in the run folder, as a value of a row."""
+
+    path: Path
+
+
+class WandbTracker(BackgroundWriter):
+    """One Weights & Biases run, whose files live in `folder/wandb`.
+
+    It starts in its own thread. A missing key or network, or a failing server, is no error: it goes
+    offline with one warning, after at most `start_timeout` seconds and a little.
+
+    A run that was online goes on under its id, and rows that its server has are not sent again;
+    rows are numbered for that, as W&B's `_step`. An offline run goes on as another segment, with an
+    id of its own in the same group.
 
     Args:
-        mode: "auto", "online", "offline" or "disabled"; see `resolve_mode`.
-        project: W&B project; None takes WANDB_PROJECT, else "gumbelrl".
-        entity: user or team; None takes WANDB_ENTITY, else the account's default.
-        group: name that runs of one comparison, and segments of one resumed run, share.
-        job_type: kind of run, to filter on.
-        name: display name; None takes the run folder's name.
-        tags: labels, to filter on.
-        start_timeout: seconds until a start online is given up in favour of offline, > 0.
-        finish_timeout: seconds that the end of a run waits for uploads, > 0.
-
-    Raises:
-        ValueError: an unknown mode, or a timeout that is not positive.
-    """
-
-    mode: str = "auto"
-    project: str | None = None
-    entity: str | None = None
-    group: str | None = None
-    job_type: str | None = "train"
-    name: str | None = None
-    tags: tuple[str, ...] = ()
-    start_timeout: float = 15.0
-    finish_timeout: float = 30.0
-
-    def __post_init__(self) -> None:
-        _check_mode(self.mode)
-        for field in ("start_timeout", "finish_timeout"):
-            if not getattr(self, field) > 0:
-                raise ValueError(f"{field} must be > 0 seconds, got {getattr(self, field)}")
-
-
-@dataclass(frozen=True)
-class TrackingMode:
-    """A W&B mode and, in one sentence for the user, why it was chosen."""
-
-    mode: Mode
-    reason: str
-
-
-def resolve_mode(
-    mode: str = "auto",
-    *,
-    environ: Mapping[str, str] | None = None,
-    netrc_path: str | Path | None = None,
-) -> TrackingMode:
-    """Choose the W&B mode: configuration, else WANDB_MODE, else online with a key, else offline.
-
-    Asks no server.
-
-    Args:
-        mode: "auto", "online", "offline" or "disabled".
-        environ: environment variables; None takes the process's.
-        netrc_path: file of keys; None takes $NETRC, else the home folder's.
-
-    Raises:
-        ValueError: an unknown mode, in the configuration or in WANDB_MODE.
-    """
-    _check_mode(mode)
-    environ = os.environ if environ is None else environ
-    if mode != "auto":
-        return TrackingMode(mode, f"W&B is {mode}: the configuration says so.")  # type: ignore[arg-type]
-    if given := environ.get("WANDB_MODE", "").strip():
-        if given not in _ENVIRONMENT_MODES:
-            raise ValueError(
-                f"WANDB_MODE must be online, offline or disabled, got {given!r}; "
-                "change it, or unset it and say tracking.mode=offline"
-            )
-        chosen = _ENVIRONMENT_MODES[given]
-        return TrackingMode(chosen, f"W&B is {chosen}: WANDB_MODE={given}.")
-    if source := _key_source(environ, netrc_path):
-        return TrackingMode("online", f"W&B is online: an API key was found in {source}.")
-    return TrackingMode("offline", "W&B is offline: no API key was found (`wandb login` sets one).")
-
-
-def _check_mode(mode: str) -> None:
-    if mode not in ("auto", "online", "offline", "disabled"):
-        raise ValueError(
-            f"the tracking mode must be auto, online, offline or disabled, got {mode!r}"
-        )
-
-
-def _key_source(environ: Mapping[str, str], netrc_path: str | Path | None) -> str | None:
-    for variable in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE"):
-        if environ.get(variable, "").strip():
-            return variable
-    if netrc_path is None:
-        given = environ.get("NETRC")
-        candidates = [Path(given)] if given else [Path("~/.netrc"), Path("~/_netrc")]
-    else:
-        candidates = [Path(netrc_path)]
-    own_server = urlsplit(environ.get("WANDB_BASE_URL", "")).netloc
-    for path in candidates:
-        try:
-            keys = netrc.netrc(path.expanduser())
-        except (OSError, netrc.NetrcParseError, RuntimeError):
-            continue  # missing, unreadable, or no home folder: no key there
-        for host in [own_server] if own_server else _KEY_HOSTS:
-            entry = keys.authenticators(host)
-            if entry and entry[2]:
-                return str(path)
-    return None
-
-
-def start_wandb(
-    settings: WandbSettings, folder: str | Path, config: Mapping[str, Any] | None = None
-) -> "WandbWriter":
-    """Start a W&B run whose files live in `folder/wandb`, and return the log output for it.
-
-    Does not raise for a missing key, a missing network or a failing server: it goes offline, or
-    disables itself, with one warning. A start online takes at most `start_timeout` seconds and
-    a little.
-
-    Args:
+        choice: online or offline, from `resolve_mode`.
         settings: how the run is tracked.
         folder: the run folder.
-        config: the resolved configuration, nested mappings allowed.
-
-    Raises:
-        ValueError: an unknown mode in WANDB_MODE.
-    """
-    choice = resolve_mode(settings.mode)
-    if choice.mode == "disabled":
-        return WandbWriter(None, choice)
-    folder = Path(folder).expanduser().resolve()
-    # W&B's reports about itself hold up the end of the process for 22 s when its server hangs.
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    if os.name == "posix" and "HOME" not in os.environ:
-        # Without a place for its own log W&B's service writes it to standard error.
-        os.environ.setdefault("XDG_CACHE_HOME", str(folder / "wandb" / "cache"))
-    try:
-        import wandb
-
-        wandb.setup(settings=wandb.Settings(silent=True))  # or the login prints a line of its own
-        plain = as_json(dict(config or {}))
-    except Exception as error:
-        return _without(choice, error)
-    if choice.mode == "online":
-        try:
-            return WandbWriter(
-                _init(wandb, "online", settings, folder, plain),
-                choice,
-                finish_timeout=settings.finish_timeout,
-            )
-        except Exception as error:
-            reason = f"W&B is offline: it could not start online ({brief(error)})."
-            _log.warning("%s Training goes on.", reason)
-            choice = TrackingMode("offline", reason)
-    try:
-        run = _init(wandb, "offline", settings, folder, plain)
-        return WandbWriter(run, choice, finish_timeout=settings.finish_timeout)
-    except Exception as error:
-        return _without(choice, error)
-
-
-def _init(
-    wandb: Any, mode: Mode, settings: WandbSettings, folder: Path, config: dict[str, Any]
-) -> Any:
-    run_id = secrets.token_hex(4)
-    try:
-        run = wandb.init(
-            mode=mode,
-            id=run_id,
-            dir=str(folder),
-            project=settings.project or os.environ.get("WANDB_PROJECT") or "gumbelrl",
-            entity=settings.entity,
-            group=settings.group,
-            job_type=settings.job_type,
-            name=settings.name or folder.name,
-            tags=list(settings.tags) or None,
-            config=config,
-            reinit="create_new",  # an explicit run, whatever else in the process uses W&B
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                init_timeout=settings.start_timeout,
-                login_timeout=settings.start_timeout,
-                finish_timeout=settings.finish_timeout,
-            ),
-        )
-        run.define_metric("env_steps")
-        run.define_metric("*", step_metric="env_steps")
-        return run
-    except Exception:
-        for started in (folder / "wandb").glob(f"run-*-{run_id}"):  # empty; would only confuse
-            shutil.rmtree(started, ignore_errors=True)
-        raise
-
-
-def _without(choice: TrackingMode, error: Exception) -> "WandbWriter":
-    reason = f"W&B is disabled: it could not start {choice.mode} ({brief(error)})."
-    _log.warning("%s Training goes on; metrics.jsonl has everything.", reason)
-    return WandbWriter(None, TrackingMode("disabled", reason))
-
-
-class WandbWriter(KVWriter):
-    """Stable-Baselines3 log output into one explicit W&B run, with `env_steps` as the x-axis.
-
-    Rows go through a queue to a thread of their own, so a slow or hanging tracker never holds up
-    training. The first exception, or a full queue, ends tracking with one warning.
-
-    Args:
-        run: a W&B run, or None to do nothing.
-        choice: its mode, and why.
-        finish_timeout: seconds that `close` waits at most.
+        config: the resolved configuration, nested mappings allowed; W&B itself filters by
+            `agent.gamma` and the like.
+        earlier: `state()` of the segment that this one goes on from.
 
     Attributes:
-        mode: "online", "offline" or "disabled", after every fallback.
+        mode: "online" or "offline", after every fallback.
         reason: one sentence that says why, for the user.
-        run: the W&B run, or None.
-        failed: whether the tracker gave up in mid-run.
+        run: the W&B run, once it has started.
     """
 
     def __init__(
-        self, run: Any | None, choice: TrackingMode, *, finish_timeout: float = 30.0
+        self,
+        choice: TrackingMode,
+        settings: TrackingSettings,
+        folder: str | Path,
+        config: Mapping[str, Any] | None = None,
+        earlier: Mapping[str, Any] | None = None,
     ) -> None:
-        self.run = run
         self.mode: Mode = choice.mode
         self.reason = choice.reason
-        self.failed = False
-        self._exit_code = 0
-        self._finish_timeout = finish_timeout
-        self._warned = threading.Lock()  # held by the one who warns, and for good
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(_QUEUE_ROWS)
-        self._closing = run is None
-        self._thread = threading.Thread(target=self._work, name="wandb-writer", daemon=True)
-        if run is not None:
-            self._thread.start()
+        self.run: Any | None = None
+        self.settings = settings
+        self.folder = Path(folder).expanduser().resolve()
+        self._config = {**(config or {})}
+        goes_on = self.mode == "online" and (earlier or {}).get("mode") == "online"
+        self._resumed = str((earlier or {})["id"]) if earlier and goes_on else None
+        self.run_id = self._resumed or secrets.token_hex(4)
+        self._output: WandbOutput | None = None
+        self._first_row = int((earlier or {}).get("rows", 0))
+        super().__init__(
+            "W&B",
+            self._open,
+            start_timeout=2 * settings.start_timeout + 10.0,  # online, then offline
+            stall_timeout=settings.stall_timeout,
+            finish_timeout=settings.finish_timeout,
+        )
 
-    def write(
-        self,
-        key_values: dict[str, Any],
-        key_excluded: dict[str, tuple[str, ...]],
-        step: int = 0,
-    ) -> None:
-        """Log one row at `step` env steps; keys excluded for "wandb" are left out."""
-        if self._closing or self.failed:
-            return
-        row: dict[str, Any] = {"env_steps": int(step)}
-        for key, value in filter_excluded_keys(key_values, key_excluded, "wandb").items():
-            if isinstance(value, float):
-                row[key] = float(value)  # W&B keeps NaN and infinities as they are
-                continue
-            try:
-                row[key] = as_json(value)
-            except TypeError:
-                continue
-        run = self.run
-        assert run is not None
-        self._submit(lambda: run.log(row))
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps, as JSON data."""
+        moved = self._output.moved if self._output else 0
+        rows = self._first_row + self.rows + moved
+        return {"id": self.run_id, "mode": self.mode, "rows": rows}
 
     def summarise(self, summary: Mapping[str, Any]) -> None:
         """Set values of the run's W&B summary (final results)."""
-        if self._closing or self.failed:
-            return
-        run, plain = self.run, as_json(dict(summary))
-        assert run is not None
-        self._submit(lambda: run.summary.update(plain))
+        plain = as_json(dict(summary))
+        self.submit(lambda output: output.run.summary.update(plain))
 
-    def close(self, exit_code: int = 0) -> None:
-        """Finish the run within the settings' `finish_timeout` seconds; twice is once.
+    def log_checkpoint(
+        self, path: Path, aliases: Sequence[str], metadata: Mapping[str, Any]
+    ) -> None:
+        """Hand a checkpoint's weights over as a version of the run's model."""
+        files = [file for name in MODEL_FILES if (file := path / name).is_file()]
+        plain = as_json(dict(metadata))
+        if files:
+            self.submit(
+                lambda output: output.log_model(files, list(aliases), plain), files=len(files)
+            )
 
-        Args:
-            exit_code: 0 for a run that ended well, 1 for one that failed, 130 for Ctrl-C.
-        """
-        if self._closing:
-            return
-        self._closing = True
-        self._exit_code = exit_code
-        with contextlib.suppress(queue.Full):
-            self._jobs.put(None, timeout=1.0)
-        # W&B keeps to the same limit by itself; the margin lets it say so first.
-        self._thread.join(self._finish_timeout + 2.0)
-        if self._thread.is_alive():
-            self._give_up(f"it did not finish within {self._finish_timeout:g} s")
-            _let_the_process_end()
+    def log_episodes(self, evaluations: Iterable[Mapping[str, Any]], step: int) -> None:
+        """Write the table of evaluation episodes, one row of metrics."""
+        table = [
+            [row["env_steps"], row["seed"], *episode]
+            for row in evaluations
+            for episode in zip(row["returns"], row["lengths"], strict=True)
+        ][-TABLE_EPISODES:]
+        self.submit(lambda output: output.log_table(table, step), rows=1)
 
-    @property
-    def run_id(self) -> str | None:
-        """The W&B id of this segment of the run."""
-        return getattr(self.run, "id", None)
+    def end_with(self, exit_code: int) -> None:
+        """Say how the run ended: 0 well, 1 failed, 130 for Ctrl-C."""
+        self.submit(lambda output: setattr(output, "exit_code", exit_code))
 
     @property
     def url(self) -> str | None:
@@ -329,42 +134,211 @@ class WandbWriter(KVWriter):
 
     @property
     def sync_command(self) -> str | None:
-        """The command that uploads an offline or unfinished run; None when all was sent."""
-        if self.run is None or (self.mode == "online" and not self.failed):
+        """The command that uploads what is on this machine alone; None when all was sent."""
+        home = self.folder / "wandb"
+        offline = sorted(home.glob("offline-run-*"))
+        unsent = [path for path in offline if not any(path.glob("*.synced"))]
+        if self.mode == "online" and self.failure is not None and self.run is not None:
+            with contextlib.suppress(Exception):
+                unsent.append(Path(self.run.settings.sync_dir))
+        if not unsent:
             return None
+        if len(unsent) > 1 and unsent == offline:  # every segment, in a line that can be copied
+            return f"wandb sync {shlex.quote(_readable(str(home)))}/offline-run-*"
+        return shlex.join(["wandb", "sync", *(_readable(str(path)) for path in unsent)])
+
+    def _open(self) -> KVWriter:
+        # W&B's reports about itself hold up the end of the process for 22 s when its server hangs.
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        if os.name == "posix" and "HOME" not in os.environ:
+            # Without a place for its own log W&B's service writes it to standard error.
+            os.environ.setdefault("XDG_CACHE_HOME", str(self.folder / "wandb" / "cache"))
+        import wandb
+
+        wandb.setup(settings=wandb.Settings(silent=True))  # or the login prints a line of its own
+        if self.mode == "online":
+            try:
+                return self._start(wandb)
+            except Exception as error:
+                self.reason = f"W&B is offline: it could not start online ({brief(error)})."
+                _log.warning("%s Training goes on.", self.reason)
+                self.mode, self._resumed, self.run_id = "offline", None, secrets.token_hex(4)
+        return self._start(wandb)
+
+    def _start(self, wandb: Any) -> WandbOutput:
+        settings, checkout = self.settings, source_checkout()
+        earlier = set((self.folder / "wandb").glob("run-*"))
         try:
-            return f"wandb sync {shlex.quote(_readable(self.run.settings.sync_dir))}"
-        except Exception:
-            return None
-
-    def _submit(self, job: Callable[[], None]) -> None:
-        try:
-            self._jobs.put_nowait(job)
-        except queue.Full:
-            self._give_up(f"{_QUEUE_ROWS} rows wait to be sent")
-
-    def _work(self) -> None:
-        run = self.run
-        assert run is not None
-        for job in iter(self._jobs.get, None):
-            if not self.failed:
-                self._attempt(job)
-        self._attempt(lambda: run.finish(exit_code=self._exit_code))  # what was sent ends well
-
-    def _attempt(self, job: Callable[[], None]) -> None:
-        try:
-            job()
-        except Exception as error:
-            self._give_up(brief(error))
-
-    def _give_up(self, why: str) -> None:
-        self.failed = True
-        if self._warned.acquire(blocking=False):
-            _log.warning(
-                "W&B failed and is left out from here on (%s). "
-                "Training goes on; metrics.jsonl has everything.",
-                why,
+            self.run = wandb.init(
+                mode=self.mode,
+                id=self.run_id,
+                resume="allow" if self._resumed else None,
+                dir=str(self.folder),
+                project=settings.project or os.environ.get("WANDB_PROJECT") or "gumbelrl",
+                entity=settings.entity,
+                group=settings.group or self.folder.name,
+                job_type=settings.job_type,
+                name=settings.name or self.folder.name,
+                notes=settings.notes,
+                tags=list(settings.tags) or None,
+                config=as_json(self._config),
+                reinit="create_new",  # an explicit run, whatever else in the process uses W&B
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    # What W&B would find out by itself is the repository around the run folder,
+                    # and it leaves a token in the address of the remote.
+                    disable_git=checkout is None,
+                    git_root=checkout and str(checkout),
+                    git_commit=checkout and git_head(checkout),
+                    git_remote_url=checkout and git_remote(checkout),
+                    init_timeout=settings.start_timeout,
+                    login_timeout=settings.start_timeout,
+                    finish_timeout=settings.finish_timeout,
+                ),
             )
+        except Exception:
+            for started in set((self.folder / "wandb").glob(f"run-*-{self.run_id}")) - earlier:
+                shutil.rmtree(started, ignore_errors=True)  # empty; would only confuse
+            raise
+        output = self._output = WandbOutput(wandb, self.run, self._first_row)
+        output.describe()
+        if checkout is not None:
+            output.log_source(checkout, code=settings.code)
+        return output
+
+    def _hopeless(self) -> str | None:
+        # One that has not started yet goes offline by itself, and loses nothing.
+        if self.mode != "online" or self._output is None:
+            return None
+        if _answers(self._output.run.settings.base_url):
+            return None
+        return "its server does not answer"
+
+    def _abandon(self, why: str) -> None:
+        super()._abandon(why)
+        _let_the_process_end()
+
+
+class WandbOutput(KVWriter):
+    """Stable-Baselines3 log output into one explicit W&B run, with `env_steps` as the x-axis.
+
+    Args:
+        wandb: the module.
+        run: a run that has started.
+        first_row: number of the first row that comes.
+
+    Attributes:
+        exit_code: that the run is finished with.
+        moved: how much higher rows are numbered than they come, because the server has more.
+    """
+
+    def __init__(self, wandb: Any, run: Any, first_row: int = 0) -> None:
+        self.wandb, self.run = wandb, run
+        self.exit_code = 0
+        self.moved = 0
+        self._row = first_row
+        # Of a run that goes on: rows that the server has, and how far they go.
+        last = {key: run.summary.get(key, -1) for key in ("_step", "env_steps")}
+        self._known_rows = max(int(run.starting_step), int(last["_step"]) + 1)
+        self._known_steps = int(last["env_steps"])
+
+    def describe(self) -> None:
+        """Say what the x-axis is and what the summary keeps."""
+        self.run.define_metric("env_steps")
+        self.run.define_metric("*", step_metric="env_steps")
+        for metric, summary in SUMMARIES.items():
+            self.run.define_metric(metric, step_metric="env_steps", summary=summary)
+
+    def write(
+        self,
+        key_values: dict[str, Any],
+        key_excluded: dict[str, tuple[str, ...]],
+        step: int = 0,
+    ) -> None:
+        """Log one row at `step` env steps; keys excluded for "wandb" are left out."""
+        row: dict[str, Any] = {}
+        for key, value in filter_excluded_keys(key_values, key_excluded, "wandb").items():
+            if isinstance(value, float):
+                row[key] = float(value)  # W&B keeps NaN and infinities as they are
+            elif isinstance(value, VideoFile):
+                row[key] = self.wandb.Video(str(value.path), format=value.path.suffix[1:])
+            elif isinstance(value, torch.Tensor) and value.ndim:
+                row[key] = self.wandb.Histogram(value.numpy(), num_bins=_HISTOGRAM_BINS)
+            else:
+                with contextlib.suppress(TypeError):  # what JSON has no place for
+                    row[key] = as_json(value)
+        self._log(row, step)
+
+    def log_table(self, table: list[list[Any]], step: int) -> None:
+        """Log rows of (env_steps, seed, return, length)."""
+        self._check_server()
+        columns = ["env_steps", "seed", "return", "length"]
+        self._log({"eval/episodes_table": self.wandb.Table(columns=columns, data=table)}, step)
+
+    def _log(self, row: Mapping[str, Any], step: int) -> None:
+        if self._row < self._known_rows:
+            if step <= self._known_steps:  # sent before the run was stopped
+                self._row += 1
+                return
+            # A finished run wrote more at its end than one that goes on writes again.
+            self.moved = self._known_rows - self._row
+            self._row = self._known_rows
+        self.run.log({"env_steps": int(step), **row}, step=self._row, commit=True)
+        self._row += 1
+
+    def log_source(self, checkout: Path, *, code: bool) -> None:
+        """Hand over what differs from the commit, and the code itself if asked."""
+        diff = git_diff(checkout)
+        if diff:
+            path = Path(self.run.dir) / "diff.patch"
+            path.write_text(diff, encoding="utf-8")
+            self.run.save(str(path), base_path=str(path.parent), policy="now")
+        if code:
+            self.run.log_code(
+                root=str(checkout), include_fn=lambda path: _is_code(Path(path), checkout)
+            )
+
+    def log_model(self, files: list[Path], aliases: list[str], metadata: Any) -> None:
+        """Log files as a version of the run's model; they stay where they are."""
+        self._check_server()
+        artifact = self.wandb.Artifact(f"model-{self.run.id}", type="model", metadata=metadata)
+        for file in files:
+            # No copies: a checkpoint of an ended run does not change.
+            artifact.add_file(str(file), name=file.name, policy="immutable", skip_cache=True)
+        self.run.log_artifact(artifact, aliases=aliases)
+
+    def _check_server(self) -> None:
+        """Raise where W&B would ask a server that is gone for hours, and never come to the end."""
+        if not self.run.offline and not _answers(self.run.settings.base_url):
+            raise ConnectionError("its server does not answer")
+
+    def close(self) -> None:
+        """Finish the run."""
+        try:
+            self.run.finish(exit_code=self.exit_code)
+        except Exception:
+            _let_the_process_end()  # W&B's service is gone, and its hook would say so at length
+            raise
+
+
+def _is_code(path: Path, checkout: Path) -> bool:
+    try:
+        parts = path.resolve().relative_to(checkout).parts
+    except ValueError:
+        return False
+    return path.suffix == ".py" and (len(parts) == 1 or parts[0] in CODE_FOLDERS)
+
+
+def _answers(url: str) -> bool:
+    """Whether a server says anything at all within two seconds."""
+    import requests
+
+    try:
+        requests.head(url, timeout=_SECONDS_TO_ANSWER)
+    except requests.RequestException:
+        return False
+    return True
 
 
 def _let_the_process_end() -> None:

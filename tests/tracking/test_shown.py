@@ -2,7 +2,6 @@
 
 import io
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,7 +81,7 @@ def test_the_table_of_a_run_that_ended():
             SUMMARY,
             run_dir="runs/[a] b",
             best_checkpoint="runs/[a] b/checkpoints/best-000022000",
-            sync_command="wandb sync runs/x",
+            tracking=[("upload to W&B", "wandb sync runs/x")],
         )
     )
     for part in (
@@ -163,7 +162,10 @@ def test_progress_names_a_wrong_total():
 
 def test_no_commit_of_a_repository_that_merely_surrounds_the_package(tmp_path, monkeypatch):
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    from gumbelrl.tracking import report
+    from gumbelrl.tracking import git_source
 
-    monkeypatch.setattr(report, "__file__", str(Path(tmp_path) / "site-packages" / "report.py"))
+    monkeypatch.setattr(git_source, "__file__", str(tmp_path / "site-packages" / "git_source.py"))
+    outside = tmp_path.parent / "outside"
+    outside.mkdir(exist_ok=True)
+    monkeypatch.chdir(outside)
     assert git_commit() is None

@@ -1,28 +1,22 @@
 import json
-import math
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from gumbelrl.tracking import (
     Evaluation,
     JsonlWriter,
-    TrackingMode,
-    WandbSettings,
-    WandbWriter,
+    TrackingSettings,
+    WandbTracker,
     log_evaluation,
     read_metrics,
     resolve_mode,
-    start_wandb,
 )
 from stable_baselines3.common.logger import Logger
 
@@ -79,9 +73,9 @@ def test_wrong_modes_are_named():
     with pytest.raises(ValueError, match=r"WANDB_MODE must be .* got 'of'"):
         resolve_mode(environ={"WANDB_MODE": "of"})
     with pytest.raises(ValueError, match="got 'of'"):
-        WandbSettings(mode="of")
+        TrackingSettings(mode="of")
     with pytest.raises(ValueError, match="finish_timeout must be > 0 seconds, got 0"):
-        WandbSettings(finish_timeout=0)
+        TrackingSettings(finish_timeout=0)
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -89,94 +83,9 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.name.startswith("gumbelrl")]
 
 
-class FakeRun:
-    """A run that fails or hangs when told to."""
-
-    id = "abcd"
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.summary: dict[str, Any] = {}
-        self.finished: list[int] = []
-        self.fail_after = math.inf
-        self.hang: threading.Event | None = None
-
-    def log(self, row: dict[str, Any]) -> None:
-        if self.hang is not None:
-            self.hang.wait()
-        if len(self.rows) >= self.fail_after:
-            raise ConnectionError("the server went away")
-        self.rows.append(row)
-
-    def finish(self, exit_code: int = 0) -> None:
-        self.finished.append(exit_code)
-
-
-def writer_of(run: Any, **settings: Any) -> WandbWriter:
-    return WandbWriter(run, TrackingMode("online", "test"), **settings)
-
-
-def test_rows_arrive_in_order_with_env_steps_and_without_excluded_keys():
-    run = FakeRun()
-    writer = writer_of(run)
-    logger = Logger(None, [writer])
-    for step in range(100):
-        logger.record("a", np.float32(step))
-        logger.record("b", math.nan)
-        logger.record("c", 1, exclude=("wandb", "json"))
-        logger.dump(step * 10)
-    writer.summarise({"eval": {"return_mean": np.float64(3.0)}})
-    writer.close(exit_code=130)
-    writer.close()
-    writer.write({"late": 1}, {}, 1)
-    assert [(row["env_steps"], row["a"]) for row in run.rows] == [(10 * s, s) for s in range(100)]
-    assert all(set(row) == {"env_steps", "a", "b"} and math.isnan(row["b"]) for row in run.rows)
-    assert run.summary == {"eval": {"return_mean": 3.0}}
-    assert run.finished == [130]
-
-
-def test_a_failure_in_mid_run_warns_once_and_leaves_the_metrics_whole(tmp_path, caplog):
-    run = FakeRun()
-    run.fail_after = 3
-    writer = writer_of(run)
-    logger = Logger(None, [JsonlWriter(tmp_path / "m"), writer])
-    for step in range(50):
-        logger.record("a", step)
-        logger.dump(step)
-        if step % 10 == 5:
-            time.sleep(0.01)  # let the other thread meet the failure while rows still come
-    logger.close()
-    assert [row["a"] for row in read_metrics(tmp_path / "m")] == list(range(50))
-    assert len(run.rows) == 3
-    assert writer.failed
-    (warning,) = warnings_of(caplog)
-    assert "the server went away" in warning
-    assert run.finished == [0]  # what was sent is closed properly
-
-
-def test_a_hanging_tracker_holds_nothing_up(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr("gumbelrl.tracking.wandb_tracker._QUEUE_ROWS", 20)
-    run = FakeRun()
-    run.hang = threading.Event()
-    writer = writer_of(run, finish_timeout=0.1)
-    logger = Logger(None, [JsonlWriter(tmp_path / "m"), writer])
-    for step in range(100):
-        logger.record("a", step)
-        logger.dump(step)
-    logger.close()  # returns although `log` has not
-    run.hang.set()
-    assert len(read_metrics(tmp_path / "m")) == 100
-    (warning,) = warnings_of(caplog)
-    assert "20 rows wait" in warning
-
-
-def test_disabled_does_nothing(tmp_path):
-    writer = start_wandb(WandbSettings(mode="disabled"), tmp_path)
-    writer.write({"a": 1}, {}, 1)
-    writer.summarise({"a": 1})
-    writer.close()
-    assert (writer.mode, writer.run, writer.url, writer.sync_command) == ("disabled",) + (None,) * 3
-    assert list(tmp_path.iterdir()) == []
+def tracker(folder: Path, config: Any = None, **settings: Any) -> WandbTracker:
+    given = TrackingSettings(**{"mode": "offline", **settings})
+    return WandbTracker(resolve_mode(given.mode), given, folder, config)
 
 
 def inspect(run_dir: Path) -> list[dict[str, Any]]:
@@ -192,7 +101,7 @@ def test_an_offline_run_holds_configuration_and_evaluations_against_env_steps(
     monkeypatch.setenv("WANDB_MODE", "disabled")  # the configuration goes first
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     config = {"seed": 3, "agent": {"name": "gumbel_sac", "layers": [64, 64], "x": None}}
-    writer = start_wandb(WandbSettings(mode="offline", tags=("t",)), tmp_path, config)
+    writer = tracker(tmp_path, config, tags=("t",), notes="a note")
     assert writer.mode == "offline"
     logger = Logger(None, [JsonlWriter(tmp_path / "metrics.jsonl"), writer])
     for n in range(1, 4):
@@ -228,15 +137,14 @@ def test_an_offline_run_holds_configuration_and_evaluations_against_env_steps(
 
 
 def test_two_runs_in_one_process_are_two_runs(tmp_path):
-    first = start_wandb(WandbSettings(mode="offline"), tmp_path / "a")
-    second = start_wandb(WandbSettings(mode="offline"), tmp_path / "b")
+    first, second = tracker(tmp_path / "a"), tracker(tmp_path / "b")
     assert first.run_id != second.run_id
-    import wandb
-
-    assert wandb.run is None
     first.close()
     second.write({"a": 1.0}, {}, 1)
     second.close()
+    import wandb
+
+    assert wandb.run is None
     (run_dir,) = (tmp_path / "b" / "wandb").glob("offline-run-*")
     assert any(record["type"] == "history" for record in inspect(run_dir))
 
@@ -249,7 +157,7 @@ def test_online_falls_back_to_offline_with_one_warning(trouble, tmp_path, monkey
         server.close()
     if trouble != "no key":
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-    writer = start_wandb(WandbSettings(mode="online", start_timeout=1.0), tmp_path)
+    writer = tracker(tmp_path, mode="online", start_timeout=1.0)
     writer.write({"a": 1.0}, {}, 10)
     writer.close()
     server.close()
@@ -263,9 +171,12 @@ def test_online_falls_back_to_offline_with_one_warning(trouble, tmp_path, monkey
 
 def test_without_wandb_installed_training_goes_on(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    writer = start_wandb(WandbSettings(mode="offline"), tmp_path)
-    assert writer.mode == "disabled"
-    assert len(warnings_of(caplog)) == 1
+    writer = tracker(tmp_path)
+    writer.write({"a": 1.0}, {}, 1)
+    writer.close()
+    assert writer.unsent_rows == 1
+    (warning,) = warnings_of(caplog)
+    assert "metrics.jsonl has everything" in warning
 
 
 def test_importing_tracking_loads_neither_wandb_nor_torch():
@@ -276,15 +187,18 @@ def test_importing_tracking_loads_neither_wandb_nor_torch():
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert answer.stdout.strip() == "[]", answer.stderr
-    lazy = "import sys, gumbelrl.tracking as t; t.start_wandb; print('wandb' in sys.modules)"
+    lazy = "import sys, gumbelrl.tracking as t; t.Trackers; print('wandb' in sys.modules)"
     answer = subprocess.run([sys.executable, "-c", lazy], capture_output=True, text=True)
     assert answer.stdout.strip() == "False", answer.stderr
 
 
 STUCK = """
-import os, pathlib, signal, subprocess, sys
-from gumbelrl.tracking import WandbSettings, start_wandb
-writer = start_wandb(WandbSettings(mode="offline", finish_timeout=0.5), sys.argv[1])
+import os, pathlib, signal, subprocess, sys, time
+from gumbelrl.tracking import TrackingSettings, WandbTracker, resolve_mode
+settings = TrackingSettings(mode="offline", finish_timeout=0.5)
+writer = WandbTracker(resolve_mode("offline"), settings, sys.argv[1])
+while writer.run is None:
+    time.sleep(0.01)
 ask = ["pgrep", "-P", str(os.getpid()), "wandb-core"]
 service = int(subprocess.run(ask, capture_output=True, text=True).stdout.split()[0])
 pathlib.Path(sys.argv[1], "service").write_text(str(service))
