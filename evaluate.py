@@ -6,6 +6,7 @@
     deterministic=true  the most likely action; false samples from the policy
     seed=null           of the environments; null repeats the run's own final evaluation
     device=cpu          cpu, cuda, cuda:1, ... or auto
+    video=false         true also films an episode, into the run folder's videos/
     trust=[]            modules that the run's configuration may import, beyond gumbelrl
 
 Prints mean, 95 % interval, standard deviation, min and max of the undiscounted returns.
@@ -57,7 +58,14 @@ def print_evaluation(settings: EvaluateSettings) -> None:
         select_device,
     )
     from gumbelrl.configs.compose import ConfigError, check_config, check_trusted
-    from gumbelrl.tracking import RunFolder, best, evaluate, latest, open_checkpoint
+    from gumbelrl.tracking import (
+        RunFolder,
+        best,
+        evaluate,
+        latest,
+        open_checkpoint,
+        record_episode,
+    )
     from gumbelrl.tracking.manifest import MANIFEST
     from rich.console import Console
     from rich.table import Table
@@ -88,6 +96,18 @@ def print_evaluation(settings: EvaluateSettings) -> None:
         agent = agent_class(config["agent"]).load(file, device=device)
     statistics = load_normalization(config["env"], checkpoint)
     seed = run_seed(folder, config["seed"]) if settings.seed is None else settings.seed
+    film = None
+    if settings.video:
+        video = folder.videos / f"{path.name}-seed{seed}.mp4"
+        drawing = env_factory({**config["env"], "render_mode": "rgb_array"})
+        total, length = record_episode(
+            agent,
+            evaluating(drawing, lambda: statistics),
+            video,
+            seed,
+            deterministic=settings.deterministic,
+        )
+        film = f"{video} (return {total:.2f}, {length} steps)"
     result = evaluate(
         agent,
         evaluating(env_factory(config["env"]), lambda: statistics),
@@ -104,6 +124,8 @@ def print_evaluation(settings: EvaluateSettings) -> None:
     table.add_row("standard deviation", f"{result.std:.2f}")
     table.add_row("min, max", f"{result.min:.2f}, {result.max:.2f}")
     table.add_row("mean length", f"{result.length_mean:.1f} steps")
+    if film:
+        table.add_row("video", Text(film, overflow="fold"))
     Console().print(table)
 
 

@@ -64,6 +64,7 @@ class EvaluateSettings:
     deterministic: bool = True
     seed: Annotated[int, Field(ge=0)] | None = None
     device: str = "cpu"
+    video: bool = False
     trust: list[str] = Field(default_factory=list)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from command_lines import QUICK, SAC, rows_without_times, run, summary_of, tensors
-from gumbelrl import train
+from gumbelrl import evaluate, train
 from gumbelrl.tracking import RunFolder, read_metrics
 from gumbelrl.tracking.trackers import config_digest
 from stable_baselines3.common.logger import KVWriter
@@ -314,7 +314,7 @@ def test_tracking_by_name(tmp_path):
         assert not (folder / "wandb").exists()
 
 
-def test_videos_at_every_second_evaluation(tmp_path):
+def test_videos_at_every_second_evaluation_and_of_evaluate(tmp_path, capsys):
     pytest.importorskip("imageio_ffmpeg")
     pytest.importorskip("pygame")
     given = ["agent=reinforce", "tracking=disabled", "tracking.videos_every=2"]
@@ -322,10 +322,13 @@ def test_videos_at_every_second_evaluation(tmp_path):
     assert [path.name for path in (folder / "videos").iterdir()] == ["step-000000400.mp4"]
     _, alone = run(tmp_path, "agent=reinforce", "tracking=disabled", name="alone")
     assert rows_without_times(folder) == rows_without_times(alone)
+    assert evaluate.main([f"run={folder}", "episodes=1", "checkpoint=best", "video=true"]) == 0
+    (path,) = (folder / "videos").glob("best-*-seed*.mp4")
+    assert path.name in capsys.readouterr().out.replace("\n", "").replace(" ", "").replace("│", "")
 
 
-def test_an_environment_that_draws_nothing_is_told_once(tmp_path, caplog):
-    code, _ = run(
+def test_an_environment_that_draws_nothing_is_told_once(tmp_path, caplog, capsys):
+    code, folder = run(
         tmp_path,
         *QUICKEST,
         "env=gumbelrl/CartPole-v1",
@@ -334,3 +337,5 @@ def test_an_environment_that_draws_nothing_is_told_once(tmp_path, caplog):
     )
     assert code == 0
     assert caplog.text.count("no videos of this run") == 1
+    assert evaluate.main([f"run={folder}", "episodes=1", "video=true"]) == 2
+    assert "nothing is drawn" in capsys.readouterr().err

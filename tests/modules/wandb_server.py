@@ -25,6 +25,7 @@ class WandbServer:
         self.artifacts: list[dict[str, Any]] = []
         self.started = threading.Event()  # a run has begun
         self.release = threading.Event()
+        self._dropped = False
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -60,6 +61,9 @@ class WandbServer:
     def drop(self) -> None:
         """Refuse every connection from now on."""
         self.release.set()
+        if self._dropped:
+            return
+        self._dropped = True
         self._server.shutdown()
         self._server.server_close()
 

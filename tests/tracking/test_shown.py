@@ -169,3 +169,22 @@ def test_no_commit_of_a_repository_that_merely_surrounds_the_package(tmp_path, m
     outside.mkdir(exist_ok=True)
     monkeypatch.chdir(outside)
     assert git_commit() is None
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:secret@example.org/a/b.git", "https://example.org/a/b.git"),
+        ("https://secret@example.org:8443/a.git?token=secret", "https://example.org:8443/a.git"),
+        ("https://secret:x-oauth-basic@example.org/a.git", "https://example.org/a.git"),
+        ("git@example.org:a/b.git", "git@example.org:a/b.git"),
+        (None, None),
+    ],
+)
+def test_the_address_of_the_remote_holds_no_secret(url, shown, tmp_path):
+    from gumbelrl.tracking.git_source import git_remote
+
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    if url:
+        subprocess.run(["git", "-C", str(tmp_path), "remote", "add", "origin", url], check=True)
+    assert git_remote(tmp_path) == shown

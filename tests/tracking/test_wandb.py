@@ -12,12 +12,14 @@ import pytest
 from gumbelrl.tracking import (
     Evaluation,
     JsonlWriter,
+    RunFolder,
     TrackingSettings,
     WandbTracker,
     log_evaluation,
     read_metrics,
     resolve_mode,
 )
+from gumbelrl.tracking.resend import main as resend
 from stable_baselines3.common.logger import Logger
 
 KEY = "k" * 40
@@ -147,6 +149,20 @@ def test_two_runs_in_one_process_are_two_runs(tmp_path):
     assert wandb.run is None
     (run_dir,) = (tmp_path / "b" / "wandb").glob("offline-run-*")
     assert any(record["type"] == "history" for record in inspect(run_dir))
+
+
+def test_what_w_and_b_missed_is_sent_from_the_run_folder(tmp_path, capsys):
+    folder = RunFolder.create(tmp_path / "run")
+    folder.write_config({"seed": 3, "tracking": {"mode": "offline", "project": "mine"}})
+    metrics = JsonlWriter(folder.metrics_path)
+    for step in (10, 20, 20):
+        metrics.write({"a": step / 3}, {}, step)
+    metrics.close()
+    assert resend(["wandb", str(folder.path)]) == 0
+    (segment,) = (folder.path / "wandb").glob("offline-run-*")
+    assert f"wandb sync {segment}" in capsys.readouterr().out
+    history = [r["history"]["item"] for r in inspect(segment) if r["type"] == "history"]
+    assert [(row["env_steps"], row["a"]) for row in history] == [(s, s / 3) for s in (10, 20, 20)]
 
 
 @pytest.mark.parametrize("trouble", ["no key", "refused", "hangs"])
