@@ -10,14 +10,15 @@ _DIFF_BYTES = 1_000_000  # a longer diff is left out
 
 
 def source_checkout() -> Path | None:
-    """The repository that this package's files belong to, or else the one we work in.
+    """The repository that this package's files belong to; None where it is installed.
 
-    None outside a repository, or without git.
+    Another repository around the working folder is not ours to read.
     """
     # An installed copy may lie in a `.venv` inside somebody else's repository.
     here = Path(__file__).resolve()
-    tracked = _git(here.parent, "ls-files", "--error-unmatch", here.name) is not None
-    root = _git(here.parent if tracked else Path.cwd(), "rev-parse", "--show-toplevel")
+    if _git(here.parent, "ls-files", "--error-unmatch", here.name) is None:
+        return None
+    root = _git(here.parent, "rev-parse", "--show-toplevel")
     return Path(root).resolve() if root else None
 
 

@@ -186,8 +186,8 @@ class WandbTracker(BackgroundWriter):
                 settings=wandb.Settings(
                     silent=True,
                     console="off",
-                    # What W&B would find out by itself is the repository around the run folder,
-                    # and it leaves a token in the address of the remote.
+                    # By itself W&B would look into whatever repository the run folder lies in,
+                    # and leave a token in the address of its remote.
                     disable_git=checkout is None,
                     git_root=checkout and str(checkout),
                     git_commit=checkout and git_head(checkout),

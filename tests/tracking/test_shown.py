@@ -165,9 +165,7 @@ def test_no_commit_of_a_repository_that_merely_surrounds_the_package(tmp_path, m
     from gumbelrl.tracking import git_source
 
     monkeypatch.setattr(git_source, "__file__", str(tmp_path / "site-packages" / "git_source.py"))
-    outside = tmp_path.parent / "outside"
-    outside.mkdir(exist_ok=True)
-    monkeypatch.chdir(outside)
+    monkeypatch.chdir(tmp_path)
     assert git_commit() is None
 
 
