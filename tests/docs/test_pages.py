@@ -28,6 +28,11 @@ env = "CartPole-v1"
 agent = GumbelSAC("MlpPolicy", env, buffer_size=1_000)
 agent.learn(100)
 """,
+    "tracking.md": """
+from gumbelrl.agents import GumbelSAC
+agent = GumbelSAC("MlpPolicy", "CartPole-v1")
+agent.learn(8)
+""",
     "estimators.md": """
 import torch
 logits = torch.randn(4, 8, requires_grad=True)

@@ -20,6 +20,7 @@ from gumbelrl.comparison.launchers import LocalLauncher
 from gumbelrl.comparison.run_job import Job, Outcome, next_command
 from gumbelrl.configs.compose import compose
 from gumbelrl.gumbel import show
+from gumbelrl.tracking import resend
 
 NOT_RUN = {
     "source": "changes the shell it is typed in",
@@ -28,6 +29,8 @@ NOT_RUN = {
     "pip install": "needs the network; what it names stands in pyproject.toml",
     "wandb login": "needs an account",
     "wandb sync": "needs an account",
+    "wandb artifact": "needs an account",
+    "tensorboard": "is a server, and does not end",
     "ray start": "needs a cluster",
     "python cleanrl/": "CleanRL's own, beside which ours stands",
 }
@@ -110,6 +113,10 @@ class Typist:
             getattr(self, script)(arguments)
         elif program == "-m" and arguments[0] == "gumbelrl.gumbel.show":
             show.main(arguments[1:])
+        elif program == "-m" and arguments[0] == "gumbelrl.tracking.resend":
+            # A page's runs are made without W&B, which says so.
+            code = resend.main([arguments[1], self.last_run()])
+            assert code == (1 if arguments[1] == "wandb" else 0)
         elif program == "-m" and arguments[0].startswith("benchmarks."):
             self.parse(arguments[0], arguments[1:])
         elif program.startswith("examples/"):
