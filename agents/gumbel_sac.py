@@ -13,6 +13,7 @@ from gumbelrl.agents.checks import check_choice, check_float, check_int, check_s
 from gumbelrl.agents.critics import CriticObjective
 from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
 from gumbelrl.agents.estimators import build_estimator
+from gumbelrl.agents.exploration import HeldActions
 from gumbelrl.agents.optimization import clip_gradients
 from gumbelrl.agents.policies import (
     GumbelSACCnnPolicy,
@@ -67,6 +68,8 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         critic_warmup: gradient steps in which the critics alone learn, >= 0.
         uniform_mix: share of uniformly random actions among those taken in training, in [0, 1], or
             a schedule. The policy that is learned, and evaluated, is left as it is.
+        uniform_hold: mean number of steps for which such an action is held, >= 1; the share stays
+            `uniform_mix`. Lengths are geometric; at 1 every step draws anew.
         estimator: a name from `gumbelrl.gumbel.ESTIMATORS`, a dict `{"name": ..., **settings}`,
             an `Estimator`, or "auto": exact or the local expectation where actions are few enough
             to enumerate, else straight-through Gumbel-Softmax.
@@ -115,6 +118,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         reward_scale: float = 1.0,
         critic_warmup: int = 0,
         uniform_mix: float | dict[str, Any] = 0.0,
+        uniform_hold: float = 1.0,
         estimator: str | dict[str, Any] = "st_gumbel",
         temperature: float | dict[str, Any] | None = None,
         forward_temperature: float | dict[str, Any] = 1.0,
@@ -161,6 +165,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         self._estimator_given = estimator, temperature
         self.uniform_mix = make_schedule(uniform_mix, "uniform_mix", unit=True)
         self.forward_temperature = make_schedule(forward_temperature, "forward_temperature")
+        self.uniform_hold = check_float("uniform_hold", uniform_hold, low=1)
         self.n_steps = n_steps
         self.reward_scale = reward_scale
         self.critic_warmup = critic_warmup
@@ -211,6 +216,11 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         check_alignment(self.estimator, self.trust_every)
         self._try_enumeration()
         self.trust = TrustMeter(self.trust_every, seed=self.seed)
+        self.held_actions = (
+            HeldActions(self.n_envs, policy.actions.n_factors, self.uniform_hold, self.device)
+            if self.uniform_hold > 1
+            else None
+        )
         # Lists made once: every gradient step walks over them.
         self._actor_parameters = [
             *policy.actor.parameters(),
@@ -277,18 +287,26 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         policy = self.policy
         if self._last_obs is not self._reached:  # from a reset, whoever made it
             self.replay_buffer.cut()
-        warmup = self.num_timesteps < learning_starts
+            self._end_holds()
         mask = self._masks_of_last_obs()
-        with torch.no_grad():
-            obs, _ = policy.obs_to_tensor(self._last_obs)  # type: ignore[arg-type]
-            dist = policy.dist(
-                obs,
-                None if mask is None else mask.to(self.device),
-                uniform_mix=1.0 if warmup else self.uniform_mix(self._progress),
-            )
-            indices = dist.sample(self.generator)  # (N, M)
+        obs, _ = policy.obs_to_tensor(self._last_obs)  # type: ignore[arg-type]
+        indices = self._explore(obs, None if mask is None else mask.to(self.device))  # (N, M)
         actions = policy.actions.to_actions(indices.cpu().numpy())
         return actions, actions
+
+    @torch.no_grad()
+    def _explore(self, obs: Any, mask: Tensor | None) -> Tensor:
+        """Actions to train by, int64 [N, M], at observations and their masks [N, ΣK]."""
+        warmup = self.num_timesteps < self.learning_starts
+        share = 1.0 if warmup else self.uniform_mix(self._progress)
+        if self.held_actions is None:
+            return self.policy.dist(obs, mask, uniform_mix=share).sample(self.generator)
+        return self.held_actions.choose(self.policy.dist(obs, mask), share, self.generator)
+
+    def _end_holds(self, ended: Tensor | None = None) -> None:
+        """Of environments whose episode ended, bool [N]; None is all of them."""
+        if self.held_actions is not None:
+            self.held_actions.end(ended)
 
     def _store_transition(
         self,
@@ -303,6 +321,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         reached = self.action_masks.follow(new_obs, dones, infos)  # type: ignore[union-attr]
         self.replay_buffer.step_masks = masks, reached
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._end_holds(torch.from_numpy(dones).to(self.device))
         self._reached = new_obs
 
     def collect_rollouts(
@@ -352,11 +371,10 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         callback.on_rollout_start()  # may start the environments anew
         self.episodes.begin_at(driver.elapsed)
         self.replay_buffer.cut(driver.elapsed == 0)
+        self._end_holds(driver.elapsed == 0)
         obs = driver.observe()  # (N, D)
         for step_number in range(1, n_steps + 1):
-            warmup = self.num_timesteps < self.learning_starts
-            dist = policy.dist(obs, uniform_mix=1.0 if warmup else self.uniform_mix(self._progress))
-            indices = dist.sample(self.generator)  # (N, M)
+            indices = self._explore(obs, None)  # (N, M)
             step = driver.step(indices)
             done = step.terminated | step.truncated
             dones = HostView(done)
@@ -366,6 +384,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
                 self.replay_buffer.cut()  # this step is not stored
                 return RolloutReturn(step_number * n_envs, 0, continue_training=False)
             self.episodes.add(step.reward, done)
+            self._end_holds(done)
             self.replay_buffer.add_tensors(
                 obs,
                 step.final_obs,

@@ -47,6 +47,11 @@ def test_a_resumed_run_goes_on_with_its_running_statistics(tmp_path, agent):
     assert whole["obs/count"] > 600
 
 
+def test_a_resumed_run_holds_the_random_actions_that_an_undisturbed_one_does(tmp_path):
+    holds = ["agent.uniform_mix=0.5", "agent.uniform_hold=50", "env.n_envs=4"]
+    resumed_and_undisturbed_end_alike(tmp_path, "agent=gumbel_sac", *SMALL["gumbel_sac"], *holds)
+
+
 def resumed_and_undisturbed_end_alike(tmp_path, *arguments):
     """Returns the last checkpoint of each."""
     # Schedules follow the progress to total_steps, which the shorter run reaches sooner.
