@@ -132,20 +132,18 @@ def curve_table(kept: list[Run], task: str, columns: dict[str, tuple[str, int]])
         line = f"{name:18s}{len(runs):6d}"
         for key, digits in columns.values():
             quantity, _, at = key.partition("@")
-            rows = [
-                next(row for row in run["curve"] if row["step"] == int(at)) if at else row
-                for run in runs
-                for row in run["curve"][-1:]
-            ]
+            wanted = int(at) if at else runs[0]["curve"][-1]["step"]
+            rows = [next(r for r in run["curve"] if r["step"] == wanted) for run in runs]
             line += f"{interval([row[quantity] for row in rows], digits):>20s}"
         lines.append(line)
     return lines
 
 
 def gradient_table(kept: list[Run]) -> list[str]:
-    """Per moment and estimator, over seeds: variance ratios are geometric means (range)."""
+    """Per moment and estimator, over seeds: the variance ratio (geometric mean, range), the same
+    with each gradient scaled to one length along the true one, norm and cosine (medians, mean)."""
     lines = [
-        f"{'estimator':24s}{'update':>7s}{'REINFORCE / its variance':>27s}{'same, per norm²':>18s}"
+        f"{'estimator':24s}{'update':>7s}{'REINFORCE / its variance':>27s}{'at equal signal':>18s}"
         f"{'norm / true norm':>18s}{'cosine':>8s}"
     ]
     runs = [run["moments"] for run in kept if run["task"] == "gradients"]
@@ -156,7 +154,8 @@ def gradient_table(kept: list[Run]) -> list[str]:
             # Norms of the two unbiased ones together: each is noisy where the gradient is small.
             true = [statistics.mean([m["rloo"]["norm"], m["reinforce"]["norm"]]) for m in at]
             shrunk = [m[name]["norm"] / max(t, 1e-12) for m, t in zip(at, true, strict=True)]
-            fair = [r * s**2 for r, s in zip(ratios, shrunk, strict=True)]
+            signal = [s * m[name]["cosine"] for m, s in zip(at, shrunk, strict=True)]
+            fair = [r * s**2 for r, s in zip(ratios, signal, strict=True)]
             span = (
                 f"{statistics.geometric_mean(ratios):.2f} ({min(ratios):.2f} – {max(ratios):.2f})"
             )
@@ -227,6 +226,15 @@ def pictures(kept: list[Run]) -> None:
             draw(example.panels, curves, DOCS / f"{example.name}.png")
 
 
+def rounded(value: Any) -> Any:
+    """The same with six significant digits, which is what the file keeps."""
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
 def main() -> None:
     """Run what is missing, print and store the tables, draw."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -247,11 +255,11 @@ def main() -> None:
     for task, name, seed in [] if options.tables else wanted:
         began = time.process_time()
         run = {"task": task, "name": name, "seed": seed, **TASKS[task][1](name, seed)}
-        kept.append({**run, "seconds": round(time.process_time() - began, 1)})
+        kept.append(rounded({**run, "seconds": time.process_time() - began}))
         temporary = KEPT.with_suffix(".tmp")
         temporary.write_text(json.dumps(kept))
         os.replace(temporary, KEPT)
-        print(task, name, seed, kept[-1]["seconds"], flush=True)
+        print(task, name, seed, f"{kept[-1]['seconds']:.1f} s", flush=True)
     if not kept:
         return
     note = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread; processor seconds"

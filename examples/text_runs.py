@@ -73,7 +73,7 @@ def draw(panels: dict[str, str], curves: dict[str, list[list[Row]]], path: Path)
             y = torch.tensor([[row[key] for row in run] for run in runs])  # [runs, rows]
             (line,) = axes.plot(x, y.mean(0), label=name)
             axes.fill_between(x, y.amin(0), y.amax(0), color=line.get_color(), alpha=0.15, lw=0)
-        axes.set(title=title, xlabel="updates", ylim=(0, None))
+        axes.set(title=title, xlabel="updates")
     axes.legend(fontsize=8)
     page.savefig(path, dpi=110)
 
