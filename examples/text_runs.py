@@ -2,13 +2,13 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from gumbelrl.tracking import WandbSettings, start_wandb
+from gumbelrl.tracking import TrackingSettings, WandbTracker, resolve_mode
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -81,14 +81,19 @@ def draw(panels: dict[str, str], curves: dict[str, list[list[Row]]], path: Path)
 def run(example: Example, settings: Any, out: Path, mode: str) -> list[Row]:
     """One run with a bar and, unless disabled, a W&B run; prints its end, returns its rows."""
     name = settings.estimator
-    tracker = start_wandb(WandbSettings(mode, name=name), out, asdict(settings))
+    choice, chosen, tracker = resolve_mode(mode), TrackingSettings(mode, name=name), None
+    if choice.mode != "disabled":
+        tracker = WandbTracker(choice, chosen, out, asdict(settings))
+        print(choice.reason)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with closing(tracker), Progress(*columns, console=Console(stderr=True)) as bar:
+    closes = closing(tracker) if tracker else nullcontext()
+    with closes, Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=settings.steps)
 
         def report(row: Row) -> None:
             bar.update(task, completed=row["step"])
-            tracker.write(row, {}, int(row["step"]))
+            if tracker is not None:
+                tracker.write(row, {}, int(row["step"]))
 
         trained, rows = example.train(settings, max(1, settings.steps // 15), report)
     print(f"{name}: {example.end.format(**rows[-1])}")
@@ -117,6 +122,8 @@ def command(example: Example, argv: Sequence[str] | None = None) -> None:
     picture = out / f"{example.name}.png"
     torch.set_num_threads(1)  # networks this small are quicker so
     try:
+        import matplotlib  # noqa: F401 (what is missing shows before a minute of training)
+
         chosen = [example.settings(estimator=name, **options) for name in dict.fromkeys(names)]
         out.mkdir(parents=True, exist_ok=True)
         curves = {each.estimator: [run(example, each, out, mode)] for each in chosen}
