@@ -221,10 +221,11 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--steps", type=int, default=12_000)
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    given, arguments = parser.parse_known_args()
-    if given.child is not None:
-        child(arguments, given.child)
+    parser.add_argument("--child", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        result, *arguments = given.child
+        child(arguments, Path(result))
         return
     for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
         os.environ.pop(name, None)
