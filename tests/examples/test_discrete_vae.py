@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from gumbelrl.examples import discrete_vae as vae
+from gumbelrl.examples.discrete_vae import DiscreteVAE, Settings, evaluate, train
 from gumbelrl.gumbel import ESTIMATORS, FactoredCategorical
+from matplotlib.image import imread
 from torch.distributions import Binomial
 
 pytest.importorskip("sklearn")
-
-from gumbelrl.examples.discrete_vae import DiscreteVAE, Settings, evaluate, load_images, main, train
-from matplotlib.image import imread
 
 
 def quiet(*_):
@@ -17,7 +17,7 @@ def quiet(*_):
 
 @pytest.fixture(scope="module")
 def images():
-    return load_images()
+    return vae.load_images()
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def enumerated(model, x):
 
 
 def test_the_command_trains_and_draws(tmp_path, capsys):
-    main(["--epochs", "2", "--out", str(tmp_path), "--wandb", "offline"])
+    vae.main(["--epochs", "2", "--out", str(tmp_path), "--wandb", "offline"])
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     scores = {
         row[0]: [float(cell) for cell in row[1:]] for row in rows if row[0] in ("train", "test")
@@ -151,7 +151,7 @@ def test_a_uniform_posterior_costs_nothing():
 )
 def test_bad_input_ends_in_one_message(tmp_path, capsys, arguments, said):
     with pytest.raises(SystemExit) as caught:
-        main([*arguments, "--out", str(tmp_path)])
+        vae.main([*arguments, "--out", str(tmp_path)])
     assert caught.value.code == 2
     assert said in capsys.readouterr().err
 
@@ -159,5 +159,5 @@ def test_bad_input_ends_in_one_message(tmp_path, capsys, arguments, said):
 def test_a_folder_that_cannot_be_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match="2"):
-        main(["--out", str(tmp_path / "file" / "folder")])
+        vae.main(["--out", str(tmp_path / "file" / "folder")])
     assert "give --out FOLDER" in capsys.readouterr().err

@@ -1,11 +1,11 @@
 """What is set by hand is what is drawn, and the number that says so means it."""
 
 import pytest
+from gumbelrl.examples import image_synthesis as synthesis
+from gumbelrl.examples.image_synthesis import Digits, all_with, control, sweep, train
+from matplotlib.image import imread
 
 pytest.importorskip("sklearn")
-
-from gumbelrl.examples.image_synthesis import Digits, all_with, control, main, sweep, train
-from matplotlib.image import imread
 
 
 def quiet(*_):
@@ -24,7 +24,7 @@ def model(digits):
 
 def test_the_command_draws_what_was_set(tmp_path, capsys):
     chosen = ["--set", "digit=7", "--set", "style2=1"]
-    main([*chosen, "--epochs", "1", "--out", str(tmp_path)])
+    synthesis.main([*chosen, "--epochs", "1", "--out", str(tmp_path)])
     assert "1,000 images" in capsys.readouterr().out
     picture = imread(tmp_path / "image_synthesis_digit=7_style2=1.png")
     assert picture.shape[:2] == (240, 240)  # 4 x 4 images
@@ -32,7 +32,7 @@ def test_the_command_draws_what_was_set(tmp_path, capsys):
 
 
 def test_the_command_draws_the_grid(tmp_path):
-    main(["--epochs", "1", "--out", str(tmp_path)])
+    synthesis.main(["--epochs", "1", "--out", str(tmp_path)])
     assert imread(tmp_path / "image_synthesis_grid.png").shape[:2] == (660, 792)
 
 
@@ -99,6 +99,6 @@ def test_the_judge_and_the_model_share_no_test_image(digits):
 )
 def test_bad_input_ends_in_one_message(tmp_path, capsys, arguments, said):
     with pytest.raises(SystemExit) as caught:
-        main([*arguments, "--out", str(tmp_path)])
+        synthesis.main([*arguments, "--out", str(tmp_path)])
     assert caught.value.code == 2
     assert said in capsys.readouterr().err
