@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import torch
 from gumbelrl.gumbel import ESTIMATORS, FactoredCategorical, make_estimator
 from gumbelrl.gumbel.choices import positive, unknown_name
 from gumbelrl.gumbel.estimator import Objective
+from gumbelrl.tracking import TrackingSettings, WandbTracker, resolve_mode
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -216,32 +218,32 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_example(settings: Settings, out: Path, wandb_mode: str) -> None:
     """Train with a bar, evaluate, draw."""
-    import wandb
-    from gumbelrl.tracking import resolve_mode
-
-    images, mode = load_images(), resolve_mode(wandb_mode).mode
-    try:
-        tracker = wandb.init(mode=mode, dir=out, project="gumbelrl", config=asdict(settings))
-    except wandb.Error as error:
-        raise ValueError(f"no W&B run: {error}; --wandb offline needs no account") from error
-    with Progress(console=Console(stderr=True)) as bar:
+    images, choice, tracker = load_images(), resolve_mode(wandb_mode), None
+    if choice.mode != "disabled":
+        tracker = WandbTracker(choice, TrackingSettings(wandb_mode), out, asdict(settings))
+        print(choice.reason)
+    with (
+        closing(tracker) if tracker else nullcontext(),
+        Progress(console=Console(stderr=True)) as bar,
+    ):
         task = bar.add_task("training", total=settings.epochs)
 
         def show(epoch: int, loss: float) -> None:
             bar.update(task, completed=epoch, description=f"epoch {epoch}, −ELBO {loss:.1f}")
-            tracker.log({"epoch": epoch, "train/negative_elbo": loss})
+            if tracker is not None:
+                tracker.write({"train/negative_elbo": loss}, {}, epoch)
 
         model, seconds = train(settings, images["train"], show)
+        scores = {part: evaluate(model, images[part]) for part in ("train", "test")}
+        if tracker is not None:
+            tracker.summarise(scores)
     picture = out / f"discrete_vae_{settings.estimator}.png"
     draw(model, images["test"], settings, picture)
     print(f"{'nats an image':14s} {'−ELBO':>8s} {'reconstruction':>15s} {'KL':>7s}")
-    for part in ("train", "test"):
-        total, reconstruction, kl = evaluate(model, images[part]).values()
+    for part, score in scores.items():
+        total, reconstruction, kl = score.values()
         print(f"{part:14s} {total:8.2f} {reconstruction:15.2f} {kl:7.2f}")
-        tracker.summary[f"{part}/negative_elbo"] = total
     print(f"{1e3 * seconds:.0f} ms an epoch of processor time; picture: {picture}")
-    tracker.log({"picture": wandb.Image(str(picture))})
-    tracker.finish()
 
 
 if __name__ == "__main__":

@@ -7,20 +7,21 @@
 A code is one factor of 10 categories, the digit, and three of 4, the style. Ten labelled images of
 each digit give the first its meaning; 1,197 without labels teach the rest, through samples of
 q(digit, style|x) whose gradient is the estimator's (a semi-supervised VAE, Kingma 2014, Jang 2016).
-For a labelled image a mask leaves q one digit, so both kinds share a batch.
-
-Control is measured by a support vector machine, the judge, that was trained on real images.
+For a labelled image a mask leaves q one digit, so both kinds share a batch. Control is measured by
+a support vector machine, the judge, that was trained on real images.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import torch
 from gumbelrl.gumbel import FactoredCategorical, make_estimator
 from gumbelrl.gumbel.choices import unknown_name
+from gumbelrl.tracking import TrackingSettings, WandbTracker, resolve_mode
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
@@ -215,35 +216,33 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_example(options: argparse.Namespace) -> None:
     """Train with a bar, measure the control, draw."""
-    import wandb
-    from gumbelrl.tracking import resolve_mode
-
-    digits, mode = Digits(), resolve_mode(options.wandb).mode
+    digits, choice, tracker = Digits(), resolve_mode(options.wandb), None
     config = {name: getattr(options, name) for name in ("estimator", "epochs", "seed")}
-    try:
-        tracker = wandb.init(mode=mode, dir=options.out, project="gumbelrl", config=config)
-    except wandb.Error as error:
-        raise ValueError(f"no W&B run: {error}; --wandb offline needs no account") from error
-    with Progress(console=Console(stderr=True)) as bar:
+    if choice.mode != "disabled":
+        tracker = WandbTracker(choice, TrackingSettings(options.wandb), options.out, config)
+        print(choice.reason)
+    with (
+        closing(tracker) if tracker else nullcontext(),
+        Progress(console=Console(stderr=True)) as bar,
+    ):
         task = bar.add_task("training", total=options.epochs)
 
         def show(epoch: int, loss: float) -> None:
             bar.update(task, completed=epoch, description=f"epoch {epoch}, loss {loss:.1f}")
-            tracker.log({"epoch": epoch, "train/loss": loss})
+            if tracker is not None:
+                tracker.write({"train/loss": loss}, {}, epoch)
 
         model = train(digits, options.estimator, options.epochs, options.seed, show)
-    numbers, fixed = control(model, digits), dict(options.set)
-    print(
-        "the judge reads the digit that was set in {agreement:.1%} of 1,000 images; in real ones "
-        "the right one\nin {judge:.1%}, and the encoder in {encoder:.1%}; images of one digit "
-        "spread {spread:.2f} times as real ones".format(**numbers)
-    )
-    title = "_".join(f"{name}={value}" for name, value in fixed.items())
-    picture = options.out / f"image_synthesis_{title or 'grid'}.png"
+        numbers, fixed = control(model, digits), dict(options.set)
+        if tracker is not None:
+            tracker.summarise(numbers)
+    print("judge: {agreement:.1%} of 1,000 images show the digit that was set".format(**numbers))
+    print("real images read: judge {judge:.1%}, encoder {encoder:.1%}".format(**numbers))
+    print("spread within a digit: {spread:.2f} of the real one".format(**numbers))
+    title = "_".join(f"{name}={value}" for name, value in fixed.items()) or "grid"
+    picture = options.out / f"image_synthesis_{title}.png"
     draw(model, all_with(fixed) if fixed else sweep(), picture, swept=not fixed)
     print(f"picture: {picture}")
-    tracker.log({**numbers, "picture": wandb.Image(str(picture))})
-    tracker.finish()
 
 
 if __name__ == "__main__":
