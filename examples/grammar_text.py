@@ -17,7 +17,7 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from gumbelrl.examples.text_runs import Example, Report, Row, check_positive, command, option, step
+from gumbelrl.examples.text_runs import Example, Report, Row, check_numbers, command, option, step
 from gumbelrl.gumbel import FactoredCategorical, make_estimator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -72,13 +72,15 @@ class Settings:
     seed: int = option(0, "of weights, data and noise")
 
     def __post_init__(self) -> None:
-        check_positive(self, "steps", "batch_size", "learning_rate", "r1")
+        check_numbers(self, "steps", "batch_size", "learning_rate", "r1")
         self.build_estimator()
 
     def build_estimator(self) -> Any:
         """The estimator, or None for `likelihood`. Raises ValueError for what it cannot be."""
         tau = {} if self.temperature is None else {"temperature": self.temperature}
-        if self.estimator == "likelihood" and not tau:
+        if self.estimator == "likelihood":
+            if tau:
+                raise ValueError("likelihood has no temperature")
             return None
         return make_estimator(self.estimator, **{**DEFAULTS.get(self.estimator, {}), **tau})
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 import torch
-from gumbelrl.examples.text_runs import Example, Report, Row, check_positive, command, option, step
+from gumbelrl.examples.text_runs import Example, Report, Row, check_numbers, command, option, step
 from gumbelrl.gumbel import Estimator, FactoredCategorical, Pathwise, make_estimator
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -144,7 +144,7 @@ class Settings:
     seed: int = option(0, "of weights, corpus and noise")
 
     def __post_init__(self) -> None:
-        check_positive(self, "kl", "labelled", "steps", "batch_size", "learning_rate")
+        check_numbers(self, "kl", "labelled", "steps", "batch_size", "learning_rate")
         self.build_estimator()
 
     def build_estimator(self) -> Estimator:

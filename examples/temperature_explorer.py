@@ -193,9 +193,13 @@ def render(data: dict[str, Any]) -> str:
 
 
 def _at_least(minimum: int) -> Any:
+    limit = 2**31  # of seeds in train.py, and more than memory holds of the rest
+
     def read(text: str) -> int:
-        if not text.isdigit() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"must be a whole number >= {minimum}, got {text}")
+        if not text.isdecimal() or not minimum <= int(text) < limit:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number >= {minimum} and < 2^31, got {text}"
+            )
         return int(text)
 
     return read
@@ -204,19 +208,33 @@ def _at_least(minimum: int) -> Any:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--out", default="temperature_explorer.html", help="the page")
-    parser.add_argument("--draws", type=_at_least(2), default=40_000, help="for every point")
-    parser.add_argument("--samples", type=_at_least(200), default=2000, help="kept in the page")
-    parser.add_argument("--seed", type=_at_least(0), default=0)
+    parser.add_argument(
+        "--out", default="temperature_explorer.html", help="the page (temperature_explorer.html)"
+    )
+    parser.add_argument(
+        "--draws", type=_at_least(2), default=40_000, help="for every point (40000)"
+    )
+    parser.add_argument(
+        "--samples", type=_at_least(200), default=2000, help="of noise, kept in the page (2000)"
+    )
+    parser.add_argument("--seed", type=_at_least(0), default=0, help="of noise and gradients (0)")
     args = parser.parse_args(argv)
     given = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "examples/temperature_explorer.py", *given])
     torch.set_num_threads(1)
     out = Path(args.out)
     try:
-        out.touch()  # a place that cannot be written is found before a minute of measuring
+        # What is missing or cannot be written is found before a minute of measuring.
+        import gumbelrl.comparison.figures  # noqa: F401
+        import jinja2  # noqa: F401
+
+        out.open("a").close()
         data = page_data(args.draws, args.samples, args.seed, command)
         out.write_text(render(data), encoding="utf-8")
+    except KeyboardInterrupt:
+        if out.is_file() and not out.stat().st_size:
+            out.unlink()
+        parser.exit(130, f"{parser.prog}: interrupted, no page is written\n")
     except ModuleNotFoundError as error:
         parser.error(f"the page needs {error.name}: pip install 'gumbelrl[compare]'")
     except OSError as error:

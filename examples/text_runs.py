@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import torch
@@ -23,11 +24,13 @@ def option(default: Any, meaning: str) -> Any:
     return field(default=default, metadata={"help": meaning})
 
 
-def check_positive(settings: Any, *names: str) -> None:
-    """Raise ValueError unless each of these settings is positive and finite."""
-    for name in names:
+def check_numbers(settings: Any, *positive: str) -> None:
+    """Raise ValueError unless these settings are positive and finite, and the seed is one."""
+    for name in positive:
         if not 0 < getattr(settings, name) < float("inf"):
             raise ValueError(f"{name} must be > 0 and finite, got {getattr(settings, name)}")
+    if not 0 <= settings.seed < 2**31:  # as in train.py
+        raise ValueError(f"seed must be from 0 to {2**31 - 1}, got {settings.seed}")
 
 
 def step(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
@@ -104,7 +107,7 @@ def run(example: Example, settings: Any, out: Path, mode: str) -> list[Row]:
 
 def command(example: Example, argv: Sequence[str] | None = None) -> None:
     """Train with each estimator that is named; print, track and draw how it went. Bad input ends
-    in one message and exit code 2."""
+    in one message and exit code 2, Ctrl-C in one and 130."""
     parser = argparse.ArgumentParser(description=example.description)
     add = parser.add_argument
     for setting in fields(example.settings):
@@ -126,8 +129,11 @@ def command(example: Example, argv: Sequence[str] | None = None) -> None:
 
         chosen = [example.settings(estimator=name, **options) for name in dict.fromkeys(names)]
         out.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=out).close()  # as does a folder that cannot be written
         curves = {each.estimator: [run(example, each, out, mode)] for each in chosen}
         draw(example.panels, curves, picture)
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: interrupted, no picture is drawn\n")
     except ModuleNotFoundError as error:
         parser.error(f'{error.name} is missing: pip install "gumbelrl[examples]"')
     except ValueError as error:

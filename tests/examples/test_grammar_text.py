@@ -160,6 +160,8 @@ def test_the_same_seed_gives_the_same_curve():
         (["--learning-rate", "nan"], "learning_rate must be > 0 and finite, got nan"),
         (["--estimator", "rloo", "--temperature", "1"], "unknown setting of estimator 'rloo'"),
         (["--temperature", "0"], "temperature must be"),
+        (["--estimator", "likelihood", "--temperature", "1"], "likelihood has no temperature"),
+        (["--seed", "-1"], "seed must be from 0 to 2147483647, got -1"),
         (["--estimator", "exact", "--steps", "1"], "take local_expectation"),
         (["--out", "/dev/null/here", "--steps", "1"], "give --out FOLDER"),
     ],
@@ -169,3 +171,32 @@ def test_bad_input_ends_in_one_message(options, message, tmp_path, capsys):
         main(["--out", str(tmp_path), *options])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_training(tmp_path, capsys, monkeypatch):
+    def full(dir):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(text_runs, "TemporaryFile", full)
+    with pytest.raises(SystemExit) as stop:
+        main(["--steps", "1", "--out", str(tmp_path)])
+    assert stop.value.code == 2
+    told = capsys.readouterr()
+    assert "No space left on device; give --out FOLDER" in told.err
+    assert told.out == ""
+
+
+def test_ctrl_c_ends_in_one_line_and_closes_the_tracker(tmp_path, capsys, monkeypatch):
+    tracker = Recorder()
+
+    def update(gan):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(text_runs, "WandbTracker", lambda *given: tracker)
+    monkeypatch.setattr(TextGan, "update", update)
+    with pytest.raises(SystemExit) as stop:
+        main(["--steps", "1", "--out", str(tmp_path), "--wandb", "offline"])
+    assert stop.value.code == 130
+    assert "interrupted, no picture is drawn" in capsys.readouterr().err
+    assert tracker.closed
+    assert list(tmp_path.iterdir()) == []

@@ -176,7 +176,11 @@ def test_sliders_move_the_bars(page, tab, width, scheme):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--draws", "1"], ">= 2, got 1"), (["--samples", "x"], ">= 200, got x")],
+    [
+        (["--draws", "1"], ">= 2 and < 2^31, got 1"),
+        (["--samples", "x"], ">= 200 and < 2^31, got x"),
+        (["--seed", str(2**64)], ">= 0 and < 2^31, got 1844"),
+    ],
 )
 def test_bad_numbers_end_in_one_line(arguments, message, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -185,7 +189,29 @@ def test_bad_numbers_end_in_one_line(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_place_that_cannot_be_written_is_told_at_once(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        explorer.main(["--out", str(tmp_path / "no" / "page.html")])
+@pytest.mark.parametrize("place", ["no/page.html", "."])
+def test_a_place_that_cannot_be_written_is_told_at_once(place, tmp_path, capsys, monkeypatch):
+    def measure(*given):
+        raise AssertionError("measured first")
+
+    monkeypatch.setattr(explorer, "page_data", measure)
+    with pytest.raises(SystemExit) as stop:
+        explorer.main(["--out", str(tmp_path / place)])
+    assert stop.value.code == 2
     assert "give --out FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("before", [None, "an older page"])
+def test_ctrl_c_leaves_what_was_there(before, tmp_path, capsys, monkeypatch):
+    def measure(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(explorer, "page_data", measure)
+    out = tmp_path / "page.html"
+    if before is not None:
+        out.write_text(before)
+    with pytest.raises(SystemExit) as stop:
+        explorer.main(["--out", str(out)])
+    assert stop.value.code == 130
+    assert "interrupted, no page is written" in capsys.readouterr().err
+    assert (out.read_text() if out.exists() else None) == before
