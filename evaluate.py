@@ -86,9 +86,14 @@ def print_evaluation(settings: EvaluateSettings) -> None:
         named = folder.checkpoints / settings.checkpoint
         path = named if named.is_dir() else Path(settings.checkpoint)
     if path is None or not any((path / name).is_file() for name in ("agent.zip", MANIFEST)):
+        there = [
+            path.name for path in (latest(folder.checkpoints), best(folder.checkpoints)) if path
+        ]
         raise ConfigError(
-            f"no checkpoint {settings.checkpoint!r} in {folder.path}: use checkpoint=last, "
-            "checkpoint=best, a name in its checkpoints, or the path of a folder with agent.zip"
+            f"no checkpoint {settings.checkpoint!r} in {folder.path}, which has "
+            f"{', '.join(there) or 'none'}; give checkpoint=last, checkpoint=best (there from the "
+            "first evaluation in training on), a name in its checkpoints, or the path of a folder "
+            "with agent.zip"
         )
     device = select_device(settings.device)
     checkpoint = open_checkpoint(path, evaluate_another, replay=False)

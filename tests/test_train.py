@@ -33,6 +33,13 @@ def test_a_run_writes_everything_it_knows(tmp_path, capsys, agent):
     assert "95 % interval" in capsys.readouterr().out
 
 
+def test_a_run_without_a_best_checkpoint_says_what_it_has(tmp_path, capsys):
+    _, folder = run(tmp_path, *SAC, "eval_every=5000")
+    assert evaluate.main([f"run={folder}", "checkpoint=best"]) == 2
+    error = capsys.readouterr().err
+    assert f"no checkpoint 'best' in {folder}, which has step-000000600;" in error
+
+
 @pytest.mark.parametrize("agent", ["gumbel_sac", "gumbel_shac", "reinforce", "ppo", "dqn"])
 def test_the_same_command_gives_the_same_metrics(tmp_path, agent):
     extra = SMALL[agent]
