@@ -90,6 +90,28 @@ def test_a_collapsed_generator_measures_so():
     assert row["distance"] == pytest.approx(1 - 1 / 6, abs=1e-5)
 
 
+def test_what_does_not_parse_is_distance():
+    """Before training next to nothing does: two distributions that do not overlap are 1 apart."""
+    row = TextGan(Settings()).measure()
+    assert row["valid"] < 0.001
+    assert row["distance"] == pytest.approx(1, abs=0.001)
+
+
+def test_r1_flattens_the_discriminator():
+    """Same seed, 40 updates: the squared slope at the data under a weight of 10 and of next to
+    nothing."""
+
+    def slope(r1):
+        gan = TextGan(Settings(r1=r1, batch_size=32))
+        for _ in range(40):
+            gan.update()
+        data = gan.sentences[:100].requires_grad_()
+        (slopes,) = torch.autograd.grad(gan.discriminator(data).sum(), data)
+        return slopes.square().sum(-1).mean()
+
+    assert slope(10.0) < 0.1 * slope(1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "steps", "least"),
     [("st_gumbel", 300, 0.2), ("rloo", 300, 0.2), ("likelihood", 100, 0.4)],
