@@ -64,7 +64,7 @@ class Settings:
     """One run. The slopes that `r1` weighs are those that pathwise estimators climb."""
 
     estimator: str = option("st_gumbel", "one or several of the library's, or `likelihood`")
-    temperature: float | None = option(None, "of estimators that have one")
+    temperature: float | None = option(None, "of estimators that have one; others refuse it")
     steps: int = option(1500, "updates of the generator")
     batch_size: int = option(128, "sentences an update")
     learning_rate: float = option(2e-3, "of the generator")

@@ -135,7 +135,7 @@ class Settings:
     """One run."""
 
     estimator: str = option("st_gumbel", "reinforce, rloo or pathwise ones, one or several")
-    temperature: float | None = option(None, "of estimators that have one")
+    temperature: float | None = option(None, "of estimators that have one; others refuse it")
     kl: float = option(0.05, "β, reward that a nat of KL must pay for")
     labelled: int = option(300, "reviews that the reward model has seen, of 4,000")
     steps: int = option(200, "updates")
