@@ -168,8 +168,8 @@ class Comparison:
     def _see_what_is_there(self) -> None:
         """What each point has come to, from the run folders themselves."""
         from gumbelrl.comparison.grid import find_difference
-        from gumbelrl.comparison.run_job import is_complete
         from gumbelrl.configs.compose import ConfigError
+        from gumbelrl.tracking import RunFolder
 
         for point in self.grid.points:
             if point.status == "n/a":
@@ -181,7 +181,8 @@ class Comparison:
                     f"{run} was made with other settings ({difference}); remove it to make it "
                     "again, or give another out=FOLDER"
                 )
-            point.status, point.reason = "finished" if is_complete(run) else "pending", None
+            point.status = "finished" if RunFolder(run).is_complete() else "pending"
+            point.reason = None
 
     def _make_launcher(self) -> Launcher[Any]:
         from gumbelrl.comparison.launchers import make_launcher, workers_for

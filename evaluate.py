@@ -31,12 +31,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0
     try:
-        from gumbelrl.configs.compose import EvaluateSettings, given_keys, parse_settings
+        from gumbelrl.configs.compose import EvaluateSettings, given_values, parse_settings
         from gumbelrl.tracking import first_line
         from gumbelrl.train import see_working_folder
 
         try:
-            see_working_folder(given_keys(arguments))
+            see_working_folder(given_values(arguments))
             print_evaluation(parse_settings(arguments, EvaluateSettings))
         except (ValueError, FileNotFoundError) as error:  # ConfigError and its like among them
             print(f"evaluate.py: {first_line(error)}", file=sys.stderr)

@@ -4,6 +4,7 @@
     python train.py agent.estimator=exact agent.gamma=0.98    any argument of the agent
     python train.py agent.temperature='{schedule: linear, start: 2, end: 0.5}'
     python train.py resume=runs/NAME                          go on from the last checkpoint
+    python train.py env=taxi seed=3 resume=auto               begin, or go on with the same run
 
 Overrides are key=value in Hydra's grammar. The keys and their defaults:
 """
@@ -23,17 +24,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
     from gumbelrl.tracking import Checkpoint
-
-# A resumed run is the same run; these are the only keys that may change.
-RESUMABLE = (
-    "total_steps",
-    "stop_at_return",
-    "checkpoint_keep",
-    "device",
-    "threads",
-    "trust",
-    "tracking",
-)
+    from gumbelrl.tracking.checkpoints import Save
 
 
 def help_text() -> str:
@@ -56,17 +47,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(help_text())
         return 0
     try:
-        from gumbelrl.configs.compose import ConfigError, compose, given_keys
+        from gumbelrl.configs.compose import ConfigError, compose, given_values
+        from gumbelrl.configs.resume import AUTO, auto_config, resumed_config
 
         try:
-            given = given_keys(arguments)
+            given = given_values(arguments)
             see_working_folder(given)
             config = compose(arguments)
-            if config["resume"] is not None:
+            auto = config["resume"] == AUTO
+            if auto:
+                config, line = auto_config(config)
+                print(line)
+            elif config["resume"] is not None:
                 config = resumed_config(config, given)
         except ConfigError as error:
             return _refuse(str(error))
-        return Run(config).execute()
+        return Run(config, auto=auto).execute()
     except KeyboardInterrupt:
         return _refuse("interrupted before training began", 130)
 
@@ -76,54 +72,23 @@ def _refuse(message: str, exit_code: int = 2) -> int:
     return exit_code
 
 
-def see_working_folder(given: Sequence[str]) -> None:
+def see_working_folder(given: Mapping[str, Any]) -> None:
     """Let a command line name modules of the working folder, as `python train.py` there would.
 
     Not for the sake of a run folder's content, which must not choose what is imported: with
-    `resume` or `run` only where `trust` names modules too.
+    `resume` or `run` only where `trust` names modules too. `resume=auto` is no such folder: there
+    the command line is the whole configuration.
+
+    Args:
+        given: what the command line sets.
     """
-    if "trust" in given or not {"resume", "run"} & set(given):
+    from gumbelrl.configs.resume import AUTO
+
+    by_folder = "run" in given or given.get("resume", AUTO) != AUTO
+    if "trust" in given or not by_folder:
         folder = str(Path.cwd())
         if folder not in sys.path:
             sys.path.append(folder)  # last, so that it hides nothing that is installed
-
-
-def resumed_config(config: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
-    """The configuration of the run folder named by `resume`, with what may change changed.
-
-    Args:
-        config: what the command line composes to.
-        given: the keys that it sets.
-
-    Raises:
-        ConfigError: not a run, a key that may not change, or code that is not trusted.
-    """
-    from gumbelrl.configs.compose import ConfigError, check_config, check_trusted
-    from gumbelrl.tracking import RunFolder, RunFolderError
-
-    fixed = sorted({key.split(".")[0] for key in given} - {"resume", *RESUMABLE})
-    if fixed:
-        raise ConfigError(
-            f"a resumed run keeps its configuration: {', '.join(fixed)} cannot change, "
-            f"only {', '.join(RESUMABLE)} can. Start a new run for the rest"
-        )
-    try:
-        folder = RunFolder.open(config["resume"])
-        stored = folder.read_config()
-    except RunFolderError as error:
-        raise ConfigError(f"resume: {error}") from error
-    check_trusted(stored, config["trust"])
-    try:
-        stored = check_config(stored)
-    except ConfigError as error:
-        raise ConfigError(f"{folder.config_path}: {error}") from error
-    for key in given:
-        group, *rest = key.split(".")
-        if rest:  # one setting of a group, on top of the stored ones
-            stored[group] = {**stored[group], rest[0]: config[group].get(rest[0])}
-        else:
-            stored[group] = config[group]
-    return check_config({**stored, "resume": str(folder.path), "run_dir": None})
 
 
 class Run:
@@ -131,10 +96,12 @@ class Run:
 
     Args:
         config: what `compose` returned: the settings of config.yaml and the three groups.
+        auto: a run that is finished already is no mistake.
     """
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], auto: bool = False) -> None:
         self.config = config
+        self.auto = auto
         self.interrupted = False
         self.failure: Exception | None = None
 
@@ -144,21 +111,35 @@ class Run:
         Once it is built, a run writes its end whatever happens: an interrupt and a failure are kept
         in `interrupted` and `failure`.
         """
+        from gumbelrl.configs.resume import RunFinished
         from gumbelrl.tracking import RunFolderError, StopSignals, first_line
 
         self.started = time.perf_counter()
-        with StopSignals() as signals, ExitStack() as self.closing:
+        with StopSignals() as self.signals, ExitStack() as self.closing:
             try:
                 self._build()
+            except RunFinished as error:
+                if not self.auto:
+                    return _refuse(str(error))
+                print(error)
+                return 0
             except (ValueError, TypeError, RunFolderError) as error:
                 if isinstance(error, TypeError) and "unexpected keyword" not in str(error):
                     raise
                 return _refuse(first_line(error))
             except KeyboardInterrupt:
                 return _refuse("interrupted before training began", 130)
-            self._attempt(self._train)
-            signals.defer()
-            return self._end()
+            self.heartbeat.start()
+            try:
+                self._attempt(self._train)
+                self.signals.defer()
+            except KeyboardInterrupt:  # between the two
+                self.interrupted = True
+            try:
+                return self._end()
+            finally:
+                failed = "failed" if self.failure else "finished"
+                self.heartbeat.stop("interrupted" if self.interrupted else failed)
 
     @property
     def stopped(self) -> bool:
@@ -186,14 +167,12 @@ class Run:
             select_device,
             settings_source,
         )
-        from gumbelrl.configs.compose import ConfigError
+        from gumbelrl.configs.resume import RUNS
         from gumbelrl.tracking import (
             RunFolder,
             Trackers,
             TrackingSettings,
             default_run_dir,
-            latest,
-            open_checkpoint,
             resolve_mode,
         )
 
@@ -204,60 +183,68 @@ class Run:
             **{key: value for key, value in config["tracking"].items() if key[0] != "_"}
         )
         resolve_mode(tracking.mode)  # refuses what WANDB_MODE may say
-        checkpoint = None
-        if config["resume"] is not None:
-            self.folder = RunFolder.open(config["resume"])
-            self.closing.enter_context(self.folder.locked())
-            last = latest(self.folder.checkpoints)
-            if last is None:
-                raise ConfigError(
-                    f"resume: {self.folder.path} has no checkpoint yet; start a new run"
-                )
-            checkpoint = open_checkpoint(last)
+        checkpoint = self._open_folder() if config["resume"] is not None else None
         self.agent_name = agent_name(config["agent"]["_target_"])
         self.settings = settings_source(config)
         config["env"] = env_for_agent(config["env"], config["agent"])
         self.env_id = str(config["env"].get("id", config["env"]["_target_"]))
         make_env = env_factory(config["env"])
         self.env = make_env(int(config["env"].get("n_envs", 1)), config["seed"])
+        self.make_training_env = make_env
         self.make_env = evaluating(make_env, self._statistics)
         self.closing.callback(self._close_env)
         if checkpoint is None:
             self.agent = build_agent(config["agent"], self.env, config["seed"], device)
-            path = config["run_dir"] or default_run_dir(
-                "runs", self.agent_name, self.env_id, config["seed"]
-            )
-            self.folder = RunFolder.create(path)
-            self.closing.enter_context(self.folder.locked())
         else:
             self.agent = load_agent(config["agent"], self.env, device, checkpoint)
-            if self.agent.num_timesteps >= config["total_steps"]:
-                raise ConfigError(
-                    f"this run is finished: it has made {self.agent.num_timesteps} of "
-                    f"{config['total_steps']} steps. To go on, add a larger total_steps="
-                )
+        if config["resume"] is None:
+            default = default_run_dir(RUNS, self.agent_name, self.env_id, config["seed"])
+            self.folder = RunFolder.create(config["run_dir"] or default)
+            self.closing.enter_context(self.folder.locked())
+        config["device"] = device  # a resumed run goes on where this one decided to run
         self.trackers = Trackers(tracking, self.folder)
         self._build_callbacks(checkpoint)
-        config["device"] = device  # a resumed run goes on where this one decided to run
-        self.folder.write_config({**config, "resume": None})
+
+    def _open_folder(self) -> Checkpoint | None:
+        """Take the folder of the run that goes on; returns the checkpoint to go on from."""
+        from gumbelrl.configs.compose import ConfigError
+        from gumbelrl.configs.resume import refuse_finished
+        from gumbelrl.tracking import RunFolder, latest, open_checkpoint
+
+        self.folder = RunFolder.open(self.config["resume"])
+        self.closing.enter_context(self.folder.locked())
+        refuse_finished(self.folder, self.config)
+        last = latest(self.folder.checkpoints)
+        if last is not None:
+            return open_checkpoint(last)
+        if self.folder.is_complete():
+            raise ConfigError(
+                f"resume: {self.folder.path} holds a finished run without checkpoints, so "
+                "there is nothing to go on from; start a new run"
+            )
+        print(f"no checkpoint was written in {self.folder.path}: the run begins anew there")
+        return None
 
     def _build_callbacks(self, checkpoint: Checkpoint | None) -> None:
         from gumbelrl.tracking import (
             CheckpointCallback,
             EvaluationCallback,
-            JsonlWriter,
+            Heartbeat,
             LogCallback,
             ProgressCallback,
+            StopCallback,
+            random_state,
         )
         from gumbelrl.tracking.run_state import load_state, restore_waiting, save_weights
         from stable_baselines3.common.logger import Logger
 
         config, folder = self.config, self.folder
+        self.heartbeat = Heartbeat(folder.heartbeat_path, lambda: self.agent.num_timesteps)
         self.checkpoints = CheckpointCallback(
             config["checkpoint_every"],
             folder.checkpoints,
-            self._save_state,
-            save_weights=partial(save_weights, self.agent),
+            self._saving(self._save_state),
+            save_weights=self._saving(partial(save_weights, self.agent)),
             keep=config["checkpoint_keep"],
             after_scheduled=self._restart_environments,
         )
@@ -267,29 +254,28 @@ class Run:
             seed=config["seed"],
             episodes=config["eval_episodes"],
             stop_at_return=config["stop_at_return"],
+            around=partial(self.heartbeat.during, "evaluating"),
             save_best=self.checkpoints.save_best,
         )
         self.earlier_seconds = 0.0
-        self.stored_statistics: dict[str, np.ndarray] = {}
         self.tracker_state: Mapping[str, Any] = {}
         waiting: Mapping[str, tuple[Any, int]] = {}
         if checkpoint is not None:
-            restored = load_state(
-                self.agent, self.evaluation, config["env"], checkpoint, folder.metrics_path
-            )
+            restored = load_state(self.agent, self.evaluation, config["env"], checkpoint, folder)
             self.earlier_seconds = restored.wall_seconds
-            self.stored_statistics = restored.statistics
             waiting = restored.waiting
             self.tracker_state = restored.tracker
-        self.logger = Logger(
-            str(folder.path), [JsonlWriter(folder.metrics_path, append=checkpoint is not None)]
-        )
-        restore_waiting(self.logger, waiting)
+        self.random = random_state()
+        self.logger = Logger(str(folder.path), [])
         self.closing.callback(self.logger.close)
         self.agent.set_logger(self.logger)
+        self._write_config()
+        self._open_records(append=checkpoint is not None)
+        restore_waiting(self.logger, waiting)
         self.train_seconds = self.evaluation.train_seconds
         self.progress = ProgressCallback(config["total_steps"], self.evaluation)
         self.callbacks = [
+            StopCallback(self.signals),
             LogCallback(config["log_every"]),
             self.evaluation,
             self.checkpoints,
@@ -299,7 +285,8 @@ class Run:
     def _save_state(self, path: Path) -> dict[str, str]:
         from gumbelrl.tracking.run_state import save_state
 
-        return save_state(self.agent, self.evaluation, self._seconds(), path, self.trackers.state())
+        tracker = self.trackers.state()
+        return save_state(self.agent, self.evaluation, self._seconds(), self.folder, path, tracker)
 
     def _statistics(self) -> dict[str, np.ndarray]:
         """Those by which the training environments normalise."""
@@ -309,15 +296,17 @@ class Run:
         return {} if normalize is None else read_statistics(normalize)
 
     def _restart_environments(self) -> None:
-        from gumbelrl.envs import write_statistics
-        from gumbelrl.tracking import restart_environments
+        from gumbelrl.tracking import RunFolderError, first_line, latest, restart_environments
 
-        normalize = self.agent.get_vec_normalize_env()
-        if self.stored_statistics and normalize is not None:
-            # Here, because a resumed run has reset its environments once, and followed that.
-            write_statistics(normalize, self.stored_statistics)
-            self.stored_statistics = {}
-        restart_environments(self.agent, self.config["seed"])
+        try:
+            restart_environments(self.agent, self.env, self.make_training_env, self.config["seed"])
+        except ValueError as error:
+            last = latest(self.folder.checkpoints)
+            remedy = f"{last} is complete: repair the environment, then resume" if last else ""
+            raise RunFolderError(
+                "the environments cannot be made anew after the checkpoint at "
+                f"{self.agent.num_timesteps} steps ({first_line(error)}); {remedy}"
+            ) from error
 
     def _train(self) -> None:
         self._start()
@@ -327,20 +316,15 @@ class Run:
             self.progress.close()
             self.train_seconds = self.evaluation.train_seconds
         self._evaluate()
+        self._check_last_checkpoint()
 
     def _start(self) -> None:
         """Start the trackers and say so."""
         from gumbelrl.configs.build import env_factory, evaluating
-        from gumbelrl.tracking import EpisodesWriter, cut_metrics, reading
 
         config, env_steps = self.config, self.agent.num_timesteps
         name = f"{self.agent_name} on {self.env_id}, seed {config['seed']}, {self.agent.device}"
         print(f"{name}\nsettings: {self.settings}\nrun folder: {self.folder.path}")
-        episodes = self.folder.evaluations_path
-        if episodes.is_file():
-            with reading(episodes, "repair the file, or remove it"):
-                cut_metrics(episodes, env_steps)
-        self.logger.output_formats.append(EpisodesWriter(episodes, append=True))
         lines = self.trackers.start(
             config, env_steps, self.tracker_state, agent_name=self.agent_name
         )
@@ -355,12 +339,41 @@ class Run:
             )
 
     def _learn(self) -> None:
-        self.agent.learn(
-            self.config["total_steps"] - self.agent.num_timesteps,
-            callback=self.callbacks,  # type: ignore[arg-type]
-            log_interval=None,  # type: ignore[arg-type]
-            reset_num_timesteps=False,
-        )
+        from gumbelrl.tracking import set_random_state
+
+        if self._over():
+            return
+        set_random_state(self.random)  # whatever trackers have drawn while they started
+        if self.agent.num_timesteps > 0:
+            self._restart_environments()
+        with self.heartbeat.during("training"):
+            self.agent.learn(
+                self.config["total_steps"] - self.agent.num_timesteps,
+                callback=self.callbacks,  # type: ignore[arg-type]
+                log_interval=None,  # type: ignore[arg-type]
+                reset_num_timesteps=False,
+            )
+
+    def _over(self) -> bool:
+        """Whether the checkpoint to go on from is the last: only the end of the run was missing."""
+        reached = self.evaluation.reached is not None
+        return reached or self.agent.num_timesteps >= self.config["total_steps"]
+
+    def _check_last_checkpoint(self) -> None:
+        """Try again where the last one could not be written, and fail if that fails too."""
+        from gumbelrl.tracking import RunFolderError, latest
+        from gumbelrl.tracking.checkpoints import checkpoint_steps
+
+        env_steps = self.agent.num_timesteps
+        last = latest(self.folder.checkpoints)
+        if last is not None and checkpoint_steps(last) >= env_steps:
+            return
+        if self.checkpoints.save_now(env_steps) is None:
+            since = f"since {last.name} " if last else ""
+            raise RunFolderError(
+                f"the last checkpoint could not be written in {self.folder.path}: what was learned "
+                f"{since}ends with this process. Free space there, or make it writable, then resume"
+            )
 
     def _evaluate(self) -> None:
         """The final evaluation, unless the last one was made here with as many episodes."""
@@ -371,7 +384,8 @@ class Run:
         if last and last.episodes == episodes and self.evaluation.last_env_steps == env_steps:
             return
         seed = final_evaluation_seed(self.config["seed"])
-        last = evaluate(self.agent, self.make_env, episodes, seed)
+        with self.heartbeat.during("evaluating"):
+            last = evaluate(self.agent, self.make_env, episodes, seed)
         self.evaluation.last, self.evaluation.last_env_steps = last, env_steps
         log_evaluation(self.logger, last, env_steps)
 
@@ -457,6 +471,47 @@ class Run:
         )
         # In a file or a pipe paths and commands stay on one line, to be copied.
         Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+    def _saving(self, save: Save) -> Save:
+        """`save`, in a run folder that is there."""
+
+        def save_in_folder(path: Path) -> Any:
+            with self.heartbeat.during("saving"):
+                if not self.folder.config_path.exists():
+                    self._make_folder_again()
+                return save(path)
+
+        return save_in_folder
+
+    def _make_folder_again(self) -> None:
+        """Somebody removed it: what is learned from here on is kept all the same."""
+        print(
+            f"train.py: the run folder {self.folder.path} was removed while the run goes on; it is "
+            "made again, with a checkpoint and the metrics from here on",
+            file=sys.stderr,
+        )
+        self.closing.enter_context(self.folder.locked())
+        self._write_config()
+        self._open_records(append=False)
+
+    def _write_config(self) -> None:
+        self.folder.write_config({**self.config, "resume": None})
+
+    def _open_records(self, append: bool) -> None:
+        """metrics.jsonl and evaluations.jsonl, the first outputs of the logger."""
+        from gumbelrl.tracking import EpisodesWriter, JsonlWriter, RunFolderError
+
+        metrics, episodes = self.folder.records
+        try:
+            self.logger.output_formats[:2] = [
+                JsonlWriter(metrics, append=append),
+                EpisodesWriter(episodes, append=append),
+            ]
+        except OSError as error:
+            raise RunFolderError(
+                f"cannot write in {self.folder.path}: {error.strerror}; free space there, or make "
+                "it writable"
+            ) from error
 
     def _close_env(self) -> None:
         with suppress(Exception):  # nothing more is asked of it

@@ -353,7 +353,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
                 # is not where the environments stand: who learns on begins anew.
                 self._last_obs = None
             return rollout
-        rollout = self._collect_on_device(env, driver, callback, train_freq.frequency)
+        rollout = self._collect_on_device(env, callback, train_freq.frequency)
         before = self._episode_num
         self._report_episodes(wait=False)
         if log_interval is not None and self._episode_num // log_interval > before // log_interval:
@@ -362,13 +362,14 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
 
     @torch.no_grad()
     def _collect_on_device(
-        self, env: VecEnv, driver: Any, callback: BaseCallback, n_steps: int
+        self, env: VecEnv, callback: BaseCallback, n_steps: int
     ) -> RolloutReturn:
         policy, n_envs = self.policy, env.num_envs
         policy.set_training_mode(False)
         if self.episodes is None:
             self.episodes = EpisodeCounter((n_envs,), self.device)
-        callback.on_rollout_start()  # may start the environments anew
+        callback.on_rollout_start()  # may make the environments anew
+        driver: Any = env.driver  # type: ignore[attr-defined]
         self.episodes.begin_at(driver.elapsed)
         self.replay_buffer.cut(driver.elapsed == 0)
         self._end_holds(driver.elapsed == 0)

@@ -98,6 +98,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
     estimator: Pathwise
     episodes: EpisodeCounter
     needs_on_device_env = True
+    stores_environments = True  # their tensors are in its file
 
     def __init__(
         self,

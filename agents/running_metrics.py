@@ -23,8 +23,8 @@ class RunningMetrics:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def take(self) -> dict[str, float]:
-        """Means since the last call."""
-        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        """Means since the last call, by name: a file does not keep the order they came in."""
+        means = {name: float(total) / self._count for name, total in sorted(self._sums.items())}
         self._sums, self._count = {}, 0
         return means
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from gumbelrl.comparison.experiment import Experiment, pick, read_seeds, sweep_values
 from gumbelrl.configs.compose import ConfigError, compose
+from gumbelrl.configs.resume import differences
 from gumbelrl.tracking import RunFolder, RunFolderError, first_line, write_atomically
 
 Status = Literal["pending", "running", "finished", "failed", "n/a"]
@@ -295,23 +296,4 @@ def find_difference(run: Path, config: Mapping[str, Any], seed: int) -> str | No
         return None
     if stored.get("seed") != seed:
         return f"seed was {stored.get('seed')}, is {seed}"
-    was, now = (_flat(_plain(each)) for each in (stored, dict(config)))
-    for key in dict.fromkeys([*now, *was]):
-        if was.get(key) != now.get(key):
-            return f"{key} was {was.get(key)}, is {now.get(key)}"
-    return None
-
-
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in config.items() if key not in _BESIDES}
-    return dict(json.loads(json.dumps(kept, default=str)))
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+    return next(iter(differences(stored, config, besides=_BESIDES)), None)

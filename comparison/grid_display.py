@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from gumbelrl.comparison.grid import Grid, Point, Status
-from gumbelrl.tracking import RunFolder
+from gumbelrl.tracking import RunFolder, read_heartbeat
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -144,12 +145,22 @@ class GridDisplay:
                 progress = read_progress(self.out / point.run)
             left = progress.time_left(point.total_steps) if point.status == "running" else None
             steps = f"{progress.env_steps:,}/{point.total_steps:,}" if progress.env_steps else ""
-            state = Text(point.status, style=_STYLES.get(point.status, "dim"))
+            state = self._state(point)
             shown = _number(progress.last_return)
             table.add_row(Text(point.name), state, steps, shown, "" if left is None else str(left))
         if len(points) > height:
             table.caption = f"and {len(points) - height} more"
         return table
+
+    def _state(self, point: Point) -> Text:
+        """The status; of a run whose process gives no sign of life any more, for how long."""
+        beat = read_heartbeat(RunFolder(self.out / point.run).heartbeat_path)
+        if point.status == "running" and beat is not None and beat.state() == "dead":
+            silent = time.time() - beat.time
+            ran = time.monotonic() - self._began.get(point.key, -math.inf)
+            if silent < ran:  # else the beat is of an earlier attempt
+                return Text(f"silent for {timedelta(seconds=round(silent))}", style="red")
+        return Text(point.status, style=_STYLES.get(point.status, "dim"))
 
     def _print(self, line: str) -> None:
         self.console.print(line, soft_wrap=True, markup=False, highlight=False)

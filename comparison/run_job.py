@@ -86,14 +86,14 @@ def run_job(job: Job, stopped: Callable[[], bool] = lambda: False) -> Outcome:
     while True:
         if not _wait_for_others(job.run, stopped):
             return Outcome("pending", deaths=deaths)
-        if is_complete(job.run):
+        if RunFolder(job.run).is_complete():
             return Outcome("finished", deaths=deaths)
         try:
             command = next_command(job)
             code, said = _execute(command, job, stopped)
         except (OSError, RunFolderError) as error:
             return Outcome("failed", " ".join(str(error).split()), deaths)
-        if is_complete(job.run):
+        if RunFolder(job.run).is_complete():
             return Outcome("finished", deaths=deaths)
         if stopped():
             return Outcome("pending", deaths=deaths)
@@ -102,14 +102,6 @@ def run_job(job: Job, stopped: Callable[[], bool] = lambda: False) -> Outcome:
         if code >= 0 or deaths == RETRIES:
             return _judge(job, code, said, deaths)
         deaths += 1
-
-
-def is_complete(run: Path) -> bool:
-    """Whether the run in the folder came to its planned end."""
-    try:
-        return RunFolder(run).read_summary().get("complete") is True
-    except RunFolderError:
-        return False
 
 
 def is_locked(run: Path) -> bool:
@@ -144,31 +136,11 @@ def next_command(job: Job) -> list[str]:
 
     # -P: only what the configuration asks for is imported from the working folder.
     train = [sys.executable, "-P", "-m", "gumbelrl.train"]
-    _remove_last_checkpoint_at_the_end(job)
     if RunFolder(job.run).config_path.is_file() and latest(job.run / "checkpoints") is not None:
         trust = [f"trust={in_hydra(list(job.trust))}"] if job.trust else []
         return [*train, f"resume={in_hydra(str(job.run))}", *trust]
     _clear(job.run)
     return [*train, *job.overrides, f"run_dir={in_hydra(str(job.run))}"]
-
-
-def _remove_last_checkpoint_at_the_end(job: Job) -> None:
-    """A run killed between its last checkpoint and its summary has no step left to make, so
-    train.py does not go on from there; it makes the last steps again, which end alike."""
-    import json
-
-    from gumbelrl.tracking import latest
-    from gumbelrl.tracking.checkpoints import checkpoint_steps
-
-    last = latest(job.run / "checkpoints")
-    if last is None:
-        return
-    try:
-        reached = json.loads((last / "state.json").read_text())["evaluation"]["reached"]
-    except (OSError, ValueError, KeyError, TypeError):
-        reached = None  # train.py says what is wrong with it
-    if reached is not None or checkpoint_steps(last) >= job.total_steps:
-        shutil.rmtree(last)
 
 
 def _clear(run: Path) -> None:

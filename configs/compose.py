@@ -97,9 +97,10 @@ def _settings(settings: Callable[..., T], given: Mapping[str, Any]) -> T:
     return taken
 
 
-def given_keys(arguments: Sequence[str]) -> list[str]:
-    """The keys that the command line sets, such as `tracking.mode`."""
-    return [_parse_override(text).key_or_group for text in arguments]
+def given_values(arguments: Sequence[str]) -> dict[str, Any]:
+    """The keys that the command line sets, such as `tracking.mode`, and their values."""
+    overrides = [_parse_override(text) for text in arguments]
+    return {override.key_or_group: override.value() for override in overrides}
 
 
 def group_options(group: str) -> list[str]:

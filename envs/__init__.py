@@ -9,6 +9,7 @@ environments with Gymnasium and loads neither torch nor Stable-Baselines3.
 | `ActionMaskInfo` | action masks of either convention, in every info |
 | `BinnedActions` | continuous actions as a choice of K values each |
 | `read_statistics`, `write_statistics`, `freeze_statistics` | of environments that normalise |
+| `rebuild` | environments closed and made anew behind their agent |
 | `FiniteCheck`, `MakeEnvError`, `NonFiniteError` | what can go wrong there |
 | `OnDeviceEnv`, `columns` | a task as pure functions of tensors |
 | `BatchedDriver`, `Step`, `make_driver` | its episodes: seeds, time limits, autoreset |
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
         write_statistics,
     )
     from gumbelrl.envs.on_device import OnDeviceEnv, columns
+    from gumbelrl.envs.rebuilding import rebuild
     from gumbelrl.envs.single import SingleEnv
     from gumbelrl.envs.vec_env import OnDeviceVecEnv
     from gumbelrl.envs.vector import OnDeviceVectorEnv
@@ -59,6 +61,7 @@ _HOMES = {
     "freeze_statistics": "normalization",
     "read_statistics": "normalization",
     "write_statistics": "normalization",
+    "rebuild": "rebuilding",
     "columns": "on_device",
     "SingleEnv": "single",
     "OnDeviceVecEnv": "vec_env",
@@ -86,6 +89,7 @@ __all__ = [
     "nearest_ids",
     "on_device_ids",
     "read_statistics",
+    "rebuild",
     "register_on_device",
     "write_statistics",
 ]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import importlib
+import logging
+import multiprocessing
 import signal
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +46,9 @@ _EXTRAS = {
 }
 
 Wrapper = str | Mapping[str, Any] | Callable[[gymnasium.Env], gymnasium.Env]
+
+
+_log = logging.getLogger(__name__)
 
 
 class MakeEnvError(ValueError):
@@ -243,6 +249,9 @@ class WorkerEnvs(SubprocVecEnv):
     """
 
     def __init__(self, env_fns: list[Callable[[], gymnasium.Env]]) -> None:
+        if "forkserver" in multiprocessing.get_all_start_methods():
+            # Else every worker imports torch anew, which takes seconds of processor time.
+            multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
         super().__init__([_undisturbed(make_one) for make_one in env_fns])
 
     def close(self) -> None:
@@ -301,7 +310,8 @@ class FiniteCheck(VecEnvWrapper):
         place = f" at index {list(index[1:])}" if len(index) > 1 else ""
         raise NonFiniteError(
             f"the environment returned {values[index]} in its {field}{place} "
-            f"(environment {index[0]}, env step {self.env_steps}); nothing was trained on it. "
+            f"(environment {index[0]}, env step {self.env_steps} since they were made); nothing "
+            "was trained on it. "
             "Repair the environment, or clip in a wrapper such as "
             "gymnasium.wrappers.TransformObservation"
         )
@@ -357,6 +367,9 @@ def nearest_ids(id: str, n: int = 3) -> list[str]:
 
 def _import_registrar(id: str) -> str:
     """Import the package that registers `id`, where that is known and installed."""
+    spec = gymnasium.registry.get(id)
+    if spec is not None and "mujoco" in str(spec.entry_point):
+        _keep_mujoco_quiet()
     for word, (module, _) in _EXTRAS.items():
         if id.startswith(word):
             try:
@@ -368,6 +381,17 @@ def _import_registrar(id: str) -> str:
             elif id not in gymnasium.registry:
                 gymnasium.register_envs(package)
     return id
+
+
+@functools.cache
+def _keep_mujoco_quiet() -> None:
+    """MuJoCo prints its warnings, and adds them to a file in the working folder, whenever a model
+    is loaded; environments are made anew many times, and each warning is told once."""
+    try:
+        import mujoco
+    except ImportError:  # told when the environment is made
+        return
+    mujoco.set_mju_user_warning(functools.cache(lambda text: _log.info("MuJoCo: %s", text)))
 
 
 def _missing_package(id: str, reason: str) -> str:

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from itertools import product
+from pathlib import Path
 
 import pytest
 from command_lines import FRAGILE, SAC, SMALL, rows_without_times, run, summary_of
 from gumbelrl import evaluate, train
 from gumbelrl.agents.storage import read_agent_file
 from gumbelrl.configs.compose import ConfigError, check_trusted
-from gumbelrl.tracking import RunFolder
+from gumbelrl.tracking import RunFolder, read_heartbeat
 from safetensors.numpy import load_file
 
 pytestmark = pytest.mark.usefixtures("modules_of_the_user")
@@ -52,6 +53,21 @@ def test_a_resumed_run_holds_the_random_actions_that_an_undisturbed_one_does(tmp
     resumed_and_undisturbed_end_alike(tmp_path, "agent=gumbel_sac", *SMALL["gumbel_sac"], *holds)
 
 
+MEMORIES = """[
+    gymnasium.wrappers.NormalizeObservation,
+    {wrapper: gymnasium.wrappers.NormalizeReward, gamma: 0.9},
+    {wrapper: gymnasium.wrappers.FrameStackObservation, stack_size: 3},
+    gymnasium.wrappers.FlattenObservation]"""
+
+
+@pytest.mark.parametrize("agent", ["gumbel_sac", "reinforce", "ppo", "dqn"])
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_environments_and_wrappers_that_remember_resume_exactly(tmp_path, agent, n_envs):
+    remembering = ["env=known_envs:Remembering-v0", f"env.wrappers={' '.join(MEMORIES.split())}"]
+    settings = [f"agent={agent}", *SMALL[agent], *remembering, f"env.n_envs={n_envs}"]
+    resumed_and_undisturbed_end_alike(tmp_path, *settings, "env.normalize_obs=true")
+
+
 def resumed_and_undisturbed_end_alike(tmp_path, *arguments):
     """Returns the last checkpoint of each."""
     # Schedules follow the progress to total_steps, which the shorter run reaches sooner.
@@ -63,7 +79,7 @@ def resumed_and_undisturbed_end_alike(tmp_path, *arguments):
     *_, scheduled, last = sorted((cut / "checkpoints").glob("step-*"))
     assert last.name > "step-000000449" > scheduled.name
     shutil.rmtree(last)
-    assert train.main([f"resume={cut}", "total_steps=600"]) == 0
+    assert train.main([f"resume={cut}", "total_steps=600", "trust=[known_envs]"]) == 0
     ends = [sorted((folder / "checkpoints").glob("step-*"))[-1] for folder in (whole, cut)]
     assert ends[0].name == ends[1].name
     a, b = (read_agent_file(end / "agent.zip")[1] for end in ends)
@@ -162,12 +178,56 @@ def test_an_interrupt_while_it_starts_is_one_line(tmp_path, capsys, monkeypatch)
 @pytest.mark.parametrize("signals", ["[SIGINT]", "[SIGHUP]", "[SIGTERM,SIGINT]"])
 def test_interrupts_leave_a_summary(tmp_path, capsys, exit_codes, number, signals):
     where = [f"env.kwargs.number={number}", "env.kwargs.at=7", f"env.kwargs.signals={signals}"]
-    code, folder = run(tmp_path, *FRAGILE, *where, "eval_every=1000")
+    code, folder = run(tmp_path, *FRAGILE, *where, "eval_every=1000", "checkpoint_every=1000")
     captured = capsys.readouterr()
     assert (code, exit_codes[0]) == (130, 130)
     assert "Traceback" not in captured.err
     assert "interrupted" in captured.out
     assert not summary_of(folder)["complete"]
+    assert f"resume={folder}" in "".join(captured.out.split())
+    assert read_heartbeat(folder / "heartbeat.json").phase == "interrupted"
+    assert train.main([f"resume={folder}", "trust=[fragile_envs]"]) == 0  # environment 3, 4, ...
+    assert summary_of(folder)["complete"]
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["evaluation", "checkpoint"])
+@pytest.mark.parametrize("signals", [["SIGTERM"], ["SIGINT", "SIGTERM"]], ids=["once", "twice"])
+def test_a_signal_while_it_evaluates_or_saves(tmp_path, monkeypatch, capsys, number, signals):
+    from gumbelrl.agents import GumbelSAC
+    from gumbelrl.tracking import evaluation
+
+    def interrupting(function):
+        def interrupted(*arguments, **kwargs):
+            result = function(*arguments, **kwargs)
+            calls.append(1)
+            if len(calls) == 2:  # at 400 steps
+                for name in signals:
+                    os.kill(os.getpid(), getattr(signal, name))
+            return result
+
+        return interrupted
+
+    _, whole = run(tmp_path, *SAC, name="whole")
+    calls = []
+    with monkeypatch.context() as patch:
+        if number == 1:
+            patch.setattr(evaluation, "evaluate_policy", interrupting(evaluation.evaluate_policy))
+        else:
+            save = interrupting(GumbelSAC.save_replay_buffer)
+            patch.setattr(GumbelSAC, "save_replay_buffer", save)
+        code, cut = run(tmp_path, *SAC, name="cut")
+    assert code == 130
+    assert [path.name for path in (cut / "checkpoints").glob("step-*")] == ["step-000000200"]
+    assert not list((cut / "checkpoints").glob(".*"))
+    assert train.main([f"resume={cut}"]) == 0
+    assert rows_as_text(cut) == rows_as_text(whole)
+
+
+def test_a_signal_that_the_environment_swallows_ends_the_run_at_its_next_step(tmp_path):
+    swallowing = ["env=known_envs:Swallowing-v0", "env.kwargs.at=150"]
+    code, folder = run(tmp_path, *SAC, *swallowing)
+    assert code == 130
+    assert summary_of(folder)["env_steps"] == 150
 
 
 def test_the_third_signal_ends_the_process(tmp_path):
@@ -321,3 +381,16 @@ def test_successes_survive_a_checkpoint(tmp_path):
     assert train.main([f"resume={folder}", "total_steps=800", "trust=[fragile_envs]"]) == 0
     training = [r for r in rows_without_times(folder) if "rollout/success_rate" in r]
     assert training == [r for r in rows_without_times(whole) if "rollout/success_rate" in r]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are forked")
+def test_runs_killed_at_random_moments_end_as_undisturbed_ones_do():
+    """Two kills of each agent; benchmarks/results/kills.txt holds 340."""
+    root = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "benchmarks.kills", "--kills=2", "--only=on-device        8"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    *_, total, _, _ = done.stdout.splitlines()
+    what, kills, _, _, resumed, identical = total.split()
+    assert (what, kills) == ("all", "6")
+    assert resumed == identical

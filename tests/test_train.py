@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 import pytest
-from command_lines import FRAGILE, SAC, SMALL, rows_without_times, run, summary_of, tensors
+from command_lines import FRAGILE, SAC, SMALL, rows_without_times, run, summary_of
 from gumbelrl import evaluate, train
+from gumbelrl.agents.storage import read_agent_file
 
 pytestmark = pytest.mark.usefixtures("modules_of_the_user")
 
@@ -142,15 +143,16 @@ def test_unwritable_run_folder(tmp_path, capsys):
 @pytest.mark.parametrize("agent", ["gumbel_sac", "reinforce"])
 def test_nan_from_the_environment_ends_the_run_and_keeps_it(tmp_path, capsys, agent):
     extra = SMALL[agent]
-    code, folder = run(
-        tmp_path, f"agent={agent}", *extra, "env=known_envs:Broken-v0", "env.kwargs.at=333"
-    )
+    broken = ["env=known_envs:Broken-v0", "env.kwargs.at=133", "eval_every=100"]
+    code, folder = run(tmp_path, f"agent={agent}", *extra, *broken)
     captured = capsys.readouterr()
     assert code == 2
-    assert "nan in its reward (environment 0, env step 333)" in captured.err
+    assert "nan in its reward (environment 0, env step 133 since" in captured.err
     summary = json.loads((folder / "summary.json").read_text())
     assert not summary["complete"]
-    assert all(tensor.isfinite().all() for tensor in tensors(folder, 200).values())
+    (best,) = (folder / "checkpoints").iterdir()
+    tensors = read_agent_file(best / "agent.zip")[1]
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
 
 
 def test_a_wrapper_may_end_episodes(tmp_path):
@@ -171,7 +173,7 @@ def test_a_failure_of_the_environment_is_shown_after_the_table(
     tmp_path, capsys, exit_codes, number
 ):
     where = [f"env.kwargs.number={number}", "env.kwargs.at=7", "env.kwargs.error=RuntimeError"]
-    code, folder = run(tmp_path, *FRAGILE, *where, "eval_every=1000")
+    code, folder = run(tmp_path, *FRAGILE, *where, "eval_every=1000", "checkpoint_every=1000")
     captured = capsys.readouterr()
     assert (code, exit_codes[0]) == (1, 1)
     assert captured.err.endswith("RuntimeError: x\n")
@@ -182,9 +184,24 @@ def test_a_failure_of_the_environment_is_shown_after_the_table(
     assert (summary["complete"], summary["failure"]) == (False, "RuntimeError: x")
 
 
+def test_environments_that_cannot_be_made_again_are_one_line(tmp_path, capsys):
+    again = ["env.kwargs.number=2", "env.kwargs.at=0", "env.kwargs.error=RuntimeError"]
+    code, folder = run(tmp_path, *FRAGILE, *again, "eval_every=1000")
+    error = capsys.readouterr().err
+    last = folder / "checkpoints" / "step-000000200"
+    assert code == 2
+    assert (
+        "cannot be made anew after the checkpoint at 200 steps (fragile_envs:Fragile-v0 could"
+        in error
+    )
+    assert error.endswith(f"{last} is complete: repair the environment, then resume\n")
+    assert "Traceback" not in error
+    assert train.main([f"resume={folder}", "trust=[fragile_envs]"]) == 0  # environment 3, 4, ...
+
+
 def test_nan_in_an_evaluation_is_one_line(tmp_path, capsys, exit_codes):
     where = ["env.kwargs.number=2", "env.kwargs.at=7", "env.kwargs.error=not_a_number"]
-    code, folder = run(tmp_path, *FRAGILE, *where, "eval_every=1000")
+    code, folder = run(tmp_path, *FRAGILE, *where, "eval_every=1000", "checkpoint_every=1000")
     error = capsys.readouterr().err
     assert (code, exit_codes[0]) == (2, 1)
     assert "nan in its reward" in error

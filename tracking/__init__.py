@@ -5,7 +5,8 @@ wandb.
 
 | name | what it is |
 |---|---|
-| `RunFolder`, `RunFolderError`, `default_run_dir`, `write_atomically` | the folder of one run |
+| `RunFolder`, `RunFolderError`, `write_atomically` | the folder of one run |
+| `default_run_dir`, `run_stem` | its name |
 | `JsonlWriter`, `read_metrics`, `cut_metrics` | `metrics.jsonl`, the first record |
 | `EpisodesWriter` | `evaluations.jsonl`, every episode of every evaluation |
 | `TrackingSettings`, `Trackers` | what stands behind them, as one |
@@ -17,7 +18,8 @@ wandb.
 | `CheckpointCallback`, `latest`, `best`, `previous` | what a run can go on from |
 | `open_checkpoint`, `Checkpoint`, `reading` | checked before it is used |
 | `LogCallback`, `restart_environments` | rows of metrics, fresh environments at checkpoints |
-| `StopSignals` | Ctrl-C and its like |
+| `StopSignals`, `StopCallback` | Ctrl-C and its like |
+| `Heartbeat`, `Beat`, `read_heartbeat` | whether a run is alive |
 | `random_state`, `set_random_state` | the global random streams |
 | `brief`, `first_line` | an error in one line |
 | `ProgressCallback` | what the user sees meanwhile |
@@ -47,16 +49,18 @@ if TYPE_CHECKING:
         log_evaluation,
     )
     from gumbelrl.tracking.git_source import git_commit
+    from gumbelrl.tracking.heartbeat import Beat, Heartbeat, read_heartbeat
     from gumbelrl.tracking.manifest import Checkpoint, reading
     from gumbelrl.tracking.metrics import EpisodesWriter, JsonlWriter, cut_metrics, read_metrics
     from gumbelrl.tracking.progress import ProgressCallback
     from gumbelrl.tracking.random_streams import random_state, set_random_state
     from gumbelrl.tracking.report import end_table, environment_versions
-    from gumbelrl.tracking.run_callbacks import LogCallback, restart_environments
+    from gumbelrl.tracking.run_callbacks import LogCallback, StopCallback, restart_environments
     from gumbelrl.tracking.run_folder import (
         RunFolder,
         RunFolderError,
         default_run_dir,
+        run_stem,
         write_atomically,
     )
     from gumbelrl.tracking.seeds import derive_seed, final_evaluation_seed
@@ -84,6 +88,11 @@ _HOMES = {
     "JsonlWriter": "metrics",
     "LogCallback": "run_callbacks",
     "restart_environments": "run_callbacks",
+    "StopCallback": "run_callbacks",
+    "Beat": "heartbeat",
+    "Heartbeat": "heartbeat",
+    "read_heartbeat": "heartbeat",
+    "run_stem": "run_folder",
     "StopSignals": "stop_signals",
     "random_state": "random_streams",
     "set_random_state": "random_streams",
@@ -116,18 +125,21 @@ _HOMES = {
 
 __all__ = [
     "BackgroundWriter",
+    "Beat",
     "Checkpoint",
     "CheckpointCallback",
     "CsvWriter",
     "EpisodesWriter",
     "Evaluation",
     "EvaluationCallback",
+    "Heartbeat",
     "JsonlWriter",
     "LogCallback",
     "ProgressCallback",
     "Reached",
     "RunFolder",
     "RunFolderError",
+    "StopCallback",
     "StopSignals",
     "TensorBoardWriter",
     "Trackers",
@@ -151,11 +163,13 @@ __all__ = [
     "open_checkpoint",
     "previous",
     "random_state",
+    "read_heartbeat",
     "read_metrics",
     "reading",
     "record_episode",
     "resolve_mode",
     "restart_environments",
+    "run_stem",
     "set_random_state",
     "write_atomically",
 ]

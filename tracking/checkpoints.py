@@ -49,9 +49,7 @@ class CheckpointCallback(BaseCallback):
         save_weights: likewise for the best, which only evaluates; None stores there what `save`
             does.
         keep: how many of the last to keep, >= 1.
-        after_scheduled: called after each scheduled checkpoint, whether or not its write succeeded,
-            and where a run goes on from an earlier segment: an undisturbed run and a resumed one
-            then do the same at the same steps.
+        after_scheduled: called after each scheduled checkpoint, whether or not its write succeeded.
 
     Attributes:
         written: how many were written, the best ones among them.
@@ -157,8 +155,6 @@ class CheckpointCallback(BaseCallback):
         if self.folder.is_dir():
             for litter in self.folder.glob(f"{_TEMPORARY}*"):  # of a run that was killed
                 shutil.rmtree(litter, ignore_errors=True)
-        if self.model.num_timesteps > 0 and self.after_scheduled is not None:
-            self.after_scheduled()
 
     def _on_rollout_start(self) -> None:
         env_steps = self.model.num_timesteps

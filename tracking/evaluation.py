@@ -4,7 +4,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from inspect import signature
@@ -207,6 +207,7 @@ class EvaluationCallback(BaseCallback):
         n_envs: evaluation environments stepped together, >= 1.
         stop_at_return: mean return at which training ends; None trains on.
         deterministic: evaluate the most likely action.
+        around: entered around each evaluation.
         save_best: `save_best(env_steps, evaluation)`, called when the mean return is the best of
             this run so far, or confirmed. It is called between two env steps, not between a
             gradient update and a rollout: for a model to use, not to resume from.
@@ -236,6 +237,7 @@ class EvaluationCallback(BaseCallback):
         n_envs: int = 10,
         stop_at_return: float | None = None,
         deterministic: bool = True,
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
         save_best: Callable[[int, Evaluation], Any] | None = None,
     ) -> None:
         super().__init__()
@@ -255,6 +257,7 @@ class EvaluationCallback(BaseCallback):
         self.n_envs = n_envs
         self.stop_at_return = stop_at_return
         self.deterministic = deterministic
+        self.around = around
         self.save_best = save_best
         self.after: Callable[[int, int], None] | None = None
 
@@ -351,14 +354,15 @@ class EvaluationCallback(BaseCallback):
         return not confirmed
 
     def _play(self, episodes: int, number: int, purpose: str) -> Evaluation:
-        return evaluate(
-            self.model,
-            self.make_env,
-            episodes,
-            derive_seed(self.seed, "evaluation", number, purpose),
-            self.n_envs,
-            self.deterministic,
-        )
+        with self.around():
+            return evaluate(
+                self.model,
+                self.make_env,
+                episodes,
+                derive_seed(self.seed, "evaluation", number, purpose),
+                self.n_envs,
+                self.deterministic,
+            )
 
 
 def _evaluation(state: Mapping[str, Any] | None) -> Evaluation | None:

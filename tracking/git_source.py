@@ -62,7 +62,8 @@ def git_remote(folder: str | Path) -> str | None:
 def _git(folder: str | Path, *arguments: str) -> str | None:
     try:
         answer = subprocess.run(
-            ["git", "-C", str(folder), *arguments],
+            # A lock of the index would stay behind if this process were killed.
+            ["git", "--no-optional-locks", "-C", str(folder), *arguments],
             capture_output=True,
             text=True,
             errors="replace",

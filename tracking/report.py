@@ -92,7 +92,7 @@ def end_table(
         row("best checkpoint", best_checkpoint)
     if last_checkpoint is not None or best_checkpoint is not None:
         row("evaluate", f"{programs[1]} run={shlex.quote(str(run_dir))}")
-    if stopped and last_checkpoint is not None:
+    if stopped:
         row("resume", f"{programs[0]} resume={shlex.quote(str(run_dir))}")
     for name, text in tracking:
         row(name, text)

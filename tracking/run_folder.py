@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 from gumbelrl.tracking.json_values import as_json
 
+HEARTBEAT = "heartbeat.json"
+
 
 class RunFolderError(ValueError):
     """A run folder that cannot be made, read or written; the message says what to do."""
@@ -71,11 +73,17 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     sync_folder(path.parent)
 
 
+def _is_litter(name: str) -> bool:
+    """Whether a killed process may leave a file of that name, with nothing in it to keep."""
+    return re.fullmatch(rf"\.lock|{HEARTBEAT}|\.probe-\w+|\..+\.tmp", name) is not None
+
+
 class RunFolder:
     """Everything one run knows, on disk.
 
-    `config.yaml` (resolved), `metrics.jsonl`, `evaluations.jsonl`, `summary.json`, `checkpoints/`,
-    `videos/`, and what the trackers keep there; the folders appear when something is put into them.
+    `config.yaml` (resolved), `metrics.jsonl`, `evaluations.jsonl`, `summary.json`,
+    `heartbeat.json`, `checkpoints/`, `videos/`, and what the trackers keep there; the folders
+    appear when something is put into them.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -91,7 +99,7 @@ class RunFolder:
         path = Path(path).expanduser()
         try:
             path.mkdir(parents=True, exist_ok=True)
-            taken = any(path.iterdir())
+            taken = any(not _is_litter(child.name) for child in path.iterdir())
         except OSError as error:
             raise RunFolderError(
                 f"cannot make the run folder {path}: {_why(error)}; "
@@ -185,6 +193,16 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def records(self) -> tuple[Path, Path]:
+        """What is appended to row by row, and cut where a run goes on."""
+        return self.metrics_path, self.evaluations_path
+
+    @property
+    def heartbeat_path(self) -> Path:
+        """`heartbeat.json`."""
+        return self.path / HEARTBEAT
+
+    @property
     def checkpoints(self) -> Path:
         """`checkpoints/`, which the first checkpoint makes."""
         return self.path / "checkpoints"
@@ -253,6 +271,13 @@ class RunFolder:
             raise RunFolderError(f"{self.summary_path} is damaged: it holds no mapping")
         return summary
 
+    def is_complete(self) -> bool:
+        """Whether the run in the folder came to its planned end."""
+        try:
+            return self.read_summary().get("complete") is True
+        except RunFolderError:
+            return False
+
     def _write(self, path: Path, text: str) -> None:
         try:
             write_atomically(path, text)
@@ -280,13 +305,19 @@ def default_run_dir(
     Characters that do not belong in a file name (`ALE/Pong-v5`, `module:Env-v0`) become `_`.
     """
     moment = (now or datetime.now()).strftime("%Y%m%d-%H%M%S")
-    stem = f"{_file_name(env)}-{_file_name(agent)}-seed{seed}-{moment}"
+    stem = f"{run_stem(agent, env, seed)}-{moment}"
     path = Path(root) / stem
     count = 2
     while path.exists():
         path = Path(root) / f"{stem}-{count}"
         count += 1
     return path
+
+
+def run_stem(agent: str, env: str, seed: int) -> str:
+    """The part of a run folder's name that is the same for all runs of an agent on an environment
+    from one seed."""
+    return f"{_file_name(env)}-{_file_name(agent)}-seed{seed}"
 
 
 def _file_name(name: str) -> str:

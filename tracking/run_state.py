@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from gumbelrl.tracking.checkpoints import latest
 from gumbelrl.tracking.evaluation import EvaluationCallback
 from gumbelrl.tracking.json_values import as_json, from_json
 from gumbelrl.tracking.manifest import REPLAY, STATE, VERSION, Checkpoint, reading
 from gumbelrl.tracking.metrics import cut_metrics
 from gumbelrl.tracking.random_streams import random_state, set_random_state
+from gumbelrl.tracking.run_folder import RunFolder
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 
@@ -26,7 +28,6 @@ class RestoredState:
     """What `load_state` hands back: the rest it has put where it belongs."""
 
     wall_seconds: float  # of the segments before this one
-    statistics: dict[str, np.ndarray]  # of environments that normalise, else empty
     waiting: dict[str, tuple[Any, int]]  # for the next row of metrics, see `waiting_metrics`
     tracker: dict[str, Any]  # what `Trackers.start` goes on from
 
@@ -41,6 +42,7 @@ def save_state(
     agent: BaseAlgorithm,
     evaluation: EvaluationCallback,
     wall_seconds: float,
+    folder: RunFolder,
     path: Path,
     tracker: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
@@ -58,6 +60,7 @@ def save_state(
         earlier = None if last is None else last / REPLAY
         chunks = agent.save_replay_buffer(path / REPLAY, earlier)
         digests = {f"{REPLAY}/{name}": digest for name, digest in chunks.items()}
+    records = [record for record in folder.records if record.is_file()]
     state = {
         "env_steps": agent.num_timesteps,
         "wall_seconds": wall_seconds,
@@ -67,6 +70,7 @@ def save_state(
         "random": random_state(),
         "waiting": waiting_metrics(agent.logger),
         "tracker": dict(tracker or {}),  # `Trackers.state`
+        "bytes": {record.name: record.stat().st_size for record in records},
     }
     _save_json(state, path)
     return digests
@@ -91,9 +95,9 @@ def load_state(
     evaluation: EvaluationCallback,
     env: Mapping[str, Any],
     checkpoint: Checkpoint,
-    metrics_path: Path,
+    folder: RunFolder,
 ) -> RestoredState:
-    """Put back what `save_state` wrote beside the agent, and cut later rows of metrics.
+    """Put back what `save_state` wrote beside the agent, and cut later rows of its records.
 
     Args:
         env: the `env` group, which says whether environments normalise.
@@ -119,9 +123,16 @@ def load_state(
         agent.ep_success_buffer = deque(state["successes"], maxlen=window)
         waiting = dict(from_json(state.get("waiting", {})))
         tracker = dict(state.get("tracker", {}))
-    with reading(metrics_path, "repair the file, or make an empty one"):
-        cut_metrics(metrics_path, agent.num_timesteps)
-    return RestoredState(wall_seconds, statistics, waiting, tracker)
+        sizes = {str(name): int(size) for name, size in state.get("bytes", {}).items()}
+    for record in folder.records:
+        if record != folder.metrics_path and not record.is_file():
+            continue  # of a run from before there was the other
+        with reading(record, "repair the file, or make an empty one"):
+            cut_metrics(record, agent.num_timesteps)
+            # The final evaluation comes after the last checkpoint, at the same step.
+            if record.stat().st_size > sizes.get(record.name, sys.maxsize):
+                os.truncate(record, sizes[record.name])
+    return RestoredState(wall_seconds, waiting, tracker)
 
 
 def waiting_metrics(logger: Logger) -> dict[str, tuple[Any, int]]:

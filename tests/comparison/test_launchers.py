@@ -265,6 +265,13 @@ def test_the_table_reads_what_the_runs_have_written(undisturbed, tmp_path):
     text = console.export_text()
     assert "alike: 1 running, 1 finished" in text
     assert f"{rows[-1]['env_steps']:,}/6,000" in text
+    assert "silent" not in text
+    beat = json.loads((undisturbed / "runs" / RUNS[1] / "heartbeat.json").read_text())
+    (tmp_path / "runs" / RUNS[1]).mkdir(parents=True)
+    silent = {**beat, "phase": "training", "time": time.time() - 95}
+    (tmp_path / "runs" / RUNS[1] / "heartbeat.json").write_text(json.dumps(silent))
+    console.print(GridDisplay(grid, tmp_path, console).table(height=10))
+    assert "silent for 0:01:35" in console.export_text()
 
 
 def test_two_ray_nodes_share_a_grid_and_one_is_killed(

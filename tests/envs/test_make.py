@@ -73,7 +73,7 @@ def test_non_finite_values_are_named(field, value):
     env.step([0, 0])
     env.step([0, 0])
     place = r" at index \[1\]" if field == "observation" else ""
-    message = rf"{value} in its {field}{place} \(environment 0, env step 6\)"
+    message = rf"{value} in its {field}{place} \(environment 0, env step 6 since they"
     with pytest.raises(NonFiniteError, match=message):
         env.step([0, 0])
 

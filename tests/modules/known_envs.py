@@ -1,5 +1,7 @@
 """Environments small enough that the right answer is known. Importing registers their ids."""
 
+import os
+import signal
 from typing import Any
 
 import gymnasium as gym
@@ -90,6 +92,33 @@ class OneState(gym.Env[np.ndarray, Any]):
         return np.ones(1, np.float32), 1.0, over and not self.truncate, over and self.truncate, {}
 
 
+class Remembering(gym.Env[np.ndarray, Any]):
+    """Remembers over resets how many episodes and steps it has seen, and draws from NumPy's global
+    stream; what it has seen decides observations, rewards and lengths of episodes."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (3,))
+    action_space = spaces.Discrete(3)
+
+    def __init__(self) -> None:
+        self.episodes = self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.episodes += 1
+        self.left = 3 + (self.episodes * 7 + self.steps) % 9
+        return self._observe(), {}
+
+    def _observe(self) -> np.ndarray:
+        drawn = np.random.uniform()  # noqa: NPY002
+        return np.array([self.episodes / 10, np.sin(self.steps), drawn], np.float32)
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        self.left -= 1
+        reward = float((self.episodes + int(action)) % 3)
+        return self._observe(), reward, self.left == 0, False, {}
+
+
 class Broken(gym.Env[np.ndarray, Any]):
     """Turns NaN or infinite at step `at`, in its reward or its observation's second entry."""
 
@@ -116,4 +145,25 @@ class Broken(gym.Env[np.ndarray, Any]):
 
 gym.register("Identity-v0", Identity)
 gym.register("OneState-v0", OneState)
+
+
+class Swallowing(OneState):
+    """Interrupts the process at step `at` of its life, and catches what comes of it."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__(truncate=False, length=10)
+        self.at = at
+
+    def step(self, action: Any) -> Any:
+        self.at -= 1
+        try:
+            if self.at == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+        except BaseException:  # as some environments do around a simulator
+            pass
+        return super().step(action)
+
+
+gym.register("Remembering-v0", Remembering)
+gym.register("Swallowing-v0", Swallowing)
 gym.register("Broken-v0", Broken)

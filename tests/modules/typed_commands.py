@@ -138,6 +138,7 @@ class Typist:
             assert train.main(arguments) == 0
             return
         resumed = any(word.startswith("resume=") for word in arguments)
+        resumed = resumed and "resume=auto" not in arguments
         if resumed:
             name = self.last_run()
             made = json.loads((Path(name) / "summary.json").read_text())["env_steps"]

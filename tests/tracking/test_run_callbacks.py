@@ -30,7 +30,7 @@ def test_environments_begin_again_from_the_seed_and_the_step(envs):
 
     def restarted(seed: int, env_steps: int) -> tuple[np.ndarray, list[int]]:
         agent.num_timesteps = env_steps
-        restart_environments(agent, seed)
+        restart_environments(agent, agent.get_env(), envs, seed)
         return agent._last_obs.copy(), [agent.action_space.sample() for _ in range(30)]
 
     first, again = restarted(3, 100), restarted(3, 100)

@@ -1,6 +1,7 @@
 """What the user sees: progress and the table at the end."""
 
 import io
+import os
 import subprocess
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_the_table_of_a_run_that_was_interrupted():
         assert part in failed
     early = shown(end_table({"agent": "a"}, run_dir="runs/x", interrupted=True))
     assert "none was written yet" in early
-    assert "resume=" not in early
+    assert "resume=runs/x" in early  # it begins anew there
 
 
 def test_versions_are_those_installed():
@@ -151,6 +152,10 @@ def test_the_commit_says_when_the_tree_differs_from_it(tmp_path):
     head = git("rev-parse", "HEAD")
     (tmp_path / "untracked").write_text("")
     assert git_commit(tmp_path) == head
+    index = (tmp_path / ".git" / "index").read_bytes()
+    os.utime(tmp_path / "a", (0, 0))  # git would take note of that, and lock the index for it
+    assert git_commit(tmp_path) == head
+    assert (tmp_path / ".git" / "index").read_bytes() == index
     (tmp_path / "a").write_text("2")
     assert git_commit(tmp_path) == f"{head}-dirty"
 
