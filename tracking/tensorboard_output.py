@@ -13,11 +13,11 @@ class TensorBoardWriter(TensorBoardOutputFormat):
     Args:
         folder: where the event files lie, those of earlier segments among them.
         first_step: what those hold at this many env steps and beyond is taken back, as the rows of
-            `metrics.jsonl` are; 0 for a new run.
+            `metrics.jsonl` are; 0 for a run that begins, or begins anew.
     """
 
     def __init__(self, folder: str | Path, first_step: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder), purge_step=first_step or None)
+        self.writer = SummaryWriter(str(folder), purge_step=first_step)
         self._is_closed = False

@@ -88,6 +88,14 @@ def test_no_row_twice_when_a_run_goes_on(tmp_path):
         writer.close()
 
 
+def test_tensorboard_of_a_run_that_begins_anew_shows_nothing_of_before(tmp_path):
+    for sign in (1.0, -1.0):  # killed before its first checkpoint, then begun again
+        writer = TensorBoardWriter(tmp_path / "t")
+        write(writer, [(step, {"a": sign * step}) for step in (0, 10, 20)])
+        writer.close()
+    assert scalars(tmp_path / "t", "a")[0] == [(0, 0.0), (10, -10.0), (20, -20.0)]
+
+
 def test_tensorboard_shows_scalars_and_histograms_against_env_steps(tmp_path):
     writer = TensorBoardWriter(tmp_path)
     logger = Logger(None, [writer])
