@@ -120,16 +120,15 @@ class BackgroundWriter(KVWriter):
 
     def wait(self, deadline: float) -> None:
         """Wait until it has closed, to a `time.monotonic()` at most."""
-        began = time.monotonic()
         if self._stuck:
             return
-        self._thread.join(max(min(_GRACE, deadline - began), 0.0))
+        self._thread.join(max(min(_GRACE, deadline - time.monotonic()), 0.0))
         if self._thread.is_alive() and (reason := self._hopeless()):
             self._abandon(reason)
             return
         self._thread.join(max(deadline - time.monotonic(), 0.0))
         if self._thread.is_alive():
-            self._abandon(f"it did not finish within {deadline - began:.3g} s")
+            self._abandon(f"it did not finish within {self._finish_timeout:g} s")
 
     def close(self) -> None:
         """Close within `finish_timeout` seconds; twice is once."""

@@ -113,6 +113,16 @@ def test_a_tracker_that_hangs_costs_at_most_the_bounded_time(where, tmp_path, ca
     output.release.set()
 
 
+def test_a_second_one_that_hangs_has_had_the_same_time(tmp_path):
+    deadline = time.monotonic() - 0.1  # the first one has used it up
+    output = Output(close="hang")
+    writer = BackgroundWriter("T", lambda: output, finish_timeout=0.3)
+    writer.end()
+    writer.wait(deadline)
+    assert writer.failure == "it did not finish within 0.3 s"
+    output.release.set()
+
+
 def test_a_call_that_does_not_return_is_noticed_during_training(tmp_path, caplog):
     output = Output(hang_at=0)
     writer = BackgroundWriter("T", lambda: output, stall_timeout=0.05, finish_timeout=30.0)
