@@ -244,6 +244,8 @@ class UsersOwn(KVWriter):
     made: list["UsersOwn"] = []  # noqa: RUF012
 
     def __init__(self, trouble: str = "") -> None:
+        if trouble == "cannot start":
+            raise OSError("no such place")
         self.trouble, self.rows = trouble, 0
         UsersOwn.made.append(self)
 
@@ -267,7 +269,8 @@ def test_writers_of_the_users_own_change_nothing(tmp_path, capfd, monkeypatch):
     for trouble, said in (
         ("none", ""),
         ("raises", "no space"),
-        ("hangs", "did not finish within 0.3 s; 0 of"),
+        ("hangs", "did not finish within 0.3 s"),
+        ("cannot start", "OSError: no such place"),
     ):
         began = time.monotonic()
         code, folder = run(tmp_path, *common, own % trouble, name=trouble)
@@ -278,6 +281,7 @@ def test_writers_of_the_users_own_change_nothing(tmp_path, capfd, monkeypatch):
         assert all((weights[key] == value).all() for key, value in tensors(alone, steps).items())
         printed = capfd.readouterr().out
         assert ("UsersOwn failed" in printed) == bool(said)
+        assert said in printed
     assert UsersOwn.made[0].rows == len(rows_without_times(alone))
 
 

@@ -270,6 +270,10 @@ def _tensorboard(folder: Path, env_steps: int) -> KVWriter:
 
 
 def _users_own(node: Mapping[str, Any]) -> KVWriter:
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    return instantiate(dict(node), _convert_="all")
+    try:
+        return instantiate(dict(node), _convert_="all")
+    except InstantiationException as error:  # Hydra's first line names the class, not what is wrong
+        raise error.__cause__ or error from None
