@@ -41,7 +41,7 @@ def resumed_config(config: dict[str, Any], given: Collection[str]) -> dict[str, 
     Raises:
         ConfigError: not a run, a key that may not change, or code that is not trusted.
     """
-    fixed = sorted({key.split(".")[0] for key in given} - {"resume", *RESUMABLE})
+    fixed = sorted(key for key in given if key.split(".")[0] not in ("resume", *RESUMABLE))
     if fixed:
         raise ConfigError(
             f"a resumed run keeps its configuration: {', '.join(fixed)} cannot change, "

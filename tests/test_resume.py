@@ -99,7 +99,7 @@ def test_resuming_keeps_the_configuration(tmp_path, capsys):
     assert train.main([f"resume={folder}"]) == 2
     assert "finished" in capsys.readouterr().err
     assert train.main([f"resume={folder}", "agent.gamma=0.5"]) == 2
-    assert "agent cannot change" in capsys.readouterr().err
+    assert "agent.gamma cannot change" in capsys.readouterr().err
     assert train.main([f"resume={tmp_path / 'nothing'}"]) == 2
 
 
