@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import importlib
 import logging
-import multiprocessing
-import signal
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,6 +17,7 @@ from gumbelrl.envs.action_masks import ActionMaskInfo
 from gumbelrl.envs.driver import BatchedDriver, NonFiniteError, usable_device
 from gumbelrl.envs.registration import find_on_device_id, make_task
 from gumbelrl.envs.vec_env import OnDeviceVecEnv
+from gumbelrl.envs.workers import WorkerEnvs
 from gymnasium import spaces
 from gymnasium.error import DependencyNotInstalled
 from gymnasium.error import Error as GymnasiumError
@@ -27,7 +25,6 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
-    SubprocVecEnv,
     VecEnv,
     VecEnvWrapper,
     VecNormalize,
@@ -238,45 +235,6 @@ def make_driver(
         )
     except ValueError as error:
         raise MakeEnvError(str(error)) from error
-
-
-class WorkerEnvs(SubprocVecEnv):
-    """One process for each environment; the parent alone decides when they end.
-
-    Ctrl-C and a closed terminal reach every process of the group, so workers ignore both. An
-    interrupted step leaves answers half read, and a failed worker leaves none: closing waits for
-    neither.
-    """
-
-    def __init__(self, env_fns: list[Callable[[], gymnasium.Env]]) -> None:
-        if "forkserver" in multiprocessing.get_all_start_methods():
-            # Else every worker imports torch anew, which takes seconds of processor time.
-            multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
-        super().__init__([_undisturbed(make_one) for make_one in env_fns])
-
-    def close(self) -> None:
-        if self.closed:
-            return
-        self.closed = True
-        for remote in self.remotes:
-            with contextlib.suppress(OSError):  # its worker is gone
-                remote.send(("close", None))
-        for process in self.processes:
-            process.join(timeout=5)
-            process.terminate()
-            process.join()
-        for remote in self.remotes:
-            remote.close()
-
-
-def _undisturbed(make_one: Callable[[], gymnasium.Env]) -> Callable[[], gymnasium.Env]:
-    def make_in_worker() -> gymnasium.Env:
-        for name in ("SIGINT", "SIGHUP"):  # Windows has no SIGHUP
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.SIG_IGN)
-        return make_one()
-
-    return make_in_worker
 
 
 class FiniteCheck(VecEnvWrapper):

@@ -1,15 +1,18 @@
 """Environments made anew behind whoever holds them."""
 
+import os
+import signal
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from gumbelrl.envs import MakeEnvError, make_vec_env, read_statistics, rebuild
-from stable_baselines3.common.vec_env import VecMonitor
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecCheckNan
 
 
 def test_new_environments_stand_behind_the_same_object():
     env = make_vec_env("CartPole-v1", 2, 0)
-    outside = VecMonitor(env)  # as an agent's own wrapper holds it
+    outside = VecCheckNan(env)  # as an agent's own wrapper holds it
     before = [id(one) for one in env.get_attr("unwrapped")]
     rebuild(env, lambda: make_vec_env("CartPole-v1", 2, 7))
     assert not set(before) & {id(one) for one in env.get_attr("unwrapped")}
@@ -71,3 +74,16 @@ def test_worker_processes_are_replaced():
         np.testing.assert_array_equal(env.reset(), make_vec_env("CartPole-v1", 2, 5).reset())
     finally:
         env.close()
+
+
+def test_an_interrupt_waits_until_all_workers_have_begun(monkeypatch):
+    def begin(self, env_fns):
+        os.kill(os.getpid(), signal.SIGINT)
+        begun.append(len(env_fns))
+
+    begun = []
+    monkeypatch.setattr(SubprocVecEnv, "__init__", begin)
+    with pytest.raises(KeyboardInterrupt):
+        make_vec_env("CartPole-v1", 2, 0, vectorization="async")
+    assert begun == [2]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
