@@ -239,7 +239,8 @@ def test_offline_segments_share_a_group_and_one_command_sends_them(tmp_path, cap
     assert code == 0
     first_end = summary_of(folder)["env_steps"]
     assert train.main([f"resume={folder}", "total_steps=1000"]) == 0
-    segments = sorted((folder / "wandb").glob("offline-run-*"))
+    # Names differ by the second, and both may begin in the same one.
+    segments = sorted((folder / "wandb").glob("offline-run-*"), key=os.path.getmtime)
     assert len(segments) == 2
     described = [r["run"] for s in segments for r in inspect(s) if r["type"] == "run"]
     assert len({d["run_id"] for d in described}) == 2
