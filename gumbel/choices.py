@@ -19,6 +19,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float, Real)) and not isinstance(value, bool)
 
 
+def is_one(value: object) -> bool:
+    """Is it the number 1? A tensor is not, whose value would have to be waited for."""
+    return is_number(value) and value == 1.0
+
+
 def finite(name: str, value: Any) -> float:
     """Return `value` as a float, or raise when it is not a finite number."""
     if not is_number(value) or not -_INF < value < _INF:

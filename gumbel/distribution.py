@@ -6,8 +6,9 @@ from operator import index
 from typing import NoReturn
 
 import torch
-from gumbelrl.gumbel.choices import fraction, is_number, positive
+from gumbelrl.gumbel.choices import fraction, is_one, positive
 from gumbelrl.gumbel.factors import FactorLayout
+from gumbelrl.gumbel.fused import fused_index, usable
 from gumbelrl.gumbel.gradient import transformed
 from gumbelrl.gumbel.noise import gumbel_noise, noise_dtype
 from torch import Tensor
@@ -43,6 +44,9 @@ class FactoredCategorical:
         ValueError: what was wrong, where, and the remedy.
     """
 
+    _forward_temperature: float | None
+    _theta: Tensor | None
+
     def __init__(
         self,
         logits: Tensor,
@@ -68,26 +72,49 @@ class FactoredCategorical:
             check_mask(mask, logits)
         self.logits = logits
         self.mask = mask
-        theta = self.layout.pad(logits.to(noise_dtype(logits.dtype)), -torch.inf)  # [..., M, Kmax]
-        if mask is not None:
-            theta = theta.where(self.layout.pad(mask, False), -torch.inf)
         self.validated = logits.device.type == "cpu" if validate is None else bool(validate)
         """Are values looked at, here and in `one_hot` and `log_prob`?"""
-        raw = theta
-        if not (is_number(forward_temperature) and forward_temperature == 1.0):
-            theta = theta / positive("forward_temperature", forward_temperature)
+        self._forward_temperature = forward_temperature
+        if not is_one(forward_temperature):
+            positive("forward_temperature", forward_temperature)
+        self._epsilon = fraction("uniform_mix", uniform_mix)
+        # Made when first asked for: the fused sampler reads the logits themselves. Making it is
+        # also what looks at the values.
+        self._theta = self._effective() if self.validated else None
+
+    @property
+    def theta(self) -> Tensor:
+        """Effective logits θ' [..., M, Kmax], masked and padded places −inf: softmax is π'. Every
+        estimator works on these, and autograd carries the gradient on to `logits`."""
+        if self._theta is None:
+            self._theta = self._effective()
+        return self._theta
+
+    def _effective(self) -> Tensor:
+        logits = self.logits
+        theta = self.layout.pad(logits.to(noise_dtype(logits.dtype)), -torch.inf)
+        if self.mask is not None:
+            theta = theta.where(self.layout.pad(self.mask, False), -torch.inf)
+        raw, temperature = theta, self._forward_temperature
+        if temperature is not None and not is_one(temperature):
+            theta = theta / temperature
         if self.validated and not _sound(theta):  # θ/T shows the faults of θ and its own
             check_rows(raw)
             raise ValueError(
-                f"forward_temperature={forward_temperature!r} takes these logits beyond the range "
+                f"forward_temperature={temperature!r} takes these logits beyond the range "
                 f"of {theta.dtype}; give one nearer to 1"
             )
-        epsilon = fraction("uniform_mix", uniform_mix)
-        if epsilon > 0.0:
-            theta = _mix(theta, epsilon)
-        self.theta = theta
-        """Effective logits θ' [..., M, Kmax], masked and padded places −inf: softmax is π'. Every
-        estimator works on these, and autograd carries the gradient on to `logits`."""
+        return _mix(theta, self._epsilon) if self._epsilon > 0.0 else theta
+
+    def rows(self) -> tuple[Tensor, Tensor | None]:
+        """Logits and mask [..., M, Kmax] whose softmax is π': the given ones where nothing was done
+        to them, which spares a pass over memory, else θ' and None."""
+        if self._forward_temperature is None or not (
+            self.layout.equal and is_one(self._forward_temperature) and self._epsilon == 0.0
+        ):
+            return self.theta, None
+        mask = None if self.mask is None else self.layout.pad(self.mask, False)
+        return self.layout.pad(self.logits, -torch.inf), mask
 
     @classmethod
     def from_theta(
@@ -98,10 +125,11 @@ class FactoredCategorical:
         dist = cls.__new__(cls)
         dist.nvec = tuple(nvec)
         dist.layout = FactorLayout(dist.nvec)
-        dist.theta = theta
+        dist._theta = theta
         dist.logits = dist.layout.flatten(theta).to(theta.dtype if dtype is None else dtype)
         dist.mask = None
         dist.validated = False
+        dist._forward_temperature = None  # θ' is given
         return dist
 
     def detach(self) -> "FactoredCategorical":
@@ -113,7 +141,7 @@ class FactoredCategorical:
     @property
     def batch_shape(self) -> torch.Size:
         """Leading axes [...] of the logits."""
-        return self.theta.shape[:-2]
+        return self.logits.shape[:-1]
 
     @cached_property
     def log_pi(self) -> Tensor:
@@ -140,6 +168,8 @@ class FactoredCategorical:
 
         `torch.multinomial` is avoided: it synchronises, and can draw forbidden actions.
         """
+        if usable(self.logits):
+            return fused_index(*self.rows(), generator)
         theta = self.theta.detach()
         return (theta + gumbel_noise(theta, generator)).argmax(-1)
 

@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from gumbelrl.gumbel.choices import fraction
 from gumbelrl.gumbel.distribution import FactoredCategorical
+from gumbelrl.gumbel.fused import Fused, fused_sample, usable
 from gumbelrl.gumbel.gradient import Term, choose, straight_through
 from gumbelrl.gumbel.noise import gumbel_noise
 from torch import Tensor, nn
@@ -109,11 +110,20 @@ class Pathwise(Estimator):
         """
         raise NotImplementedError
 
+    def fused(self) -> Fused | None:
+        """This gradient for the fused kernels; None where they do not have it."""
+        return None
+
     def rsample(
         self, dist: FactoredCategorical, generator: torch.Generator | None = None
     ) -> Tensor:
         """Sampled one-hot [..., ΣK] in the logits' dtype; its gradient reaches the logits."""
-        sample = self.relax(dist.theta, self.draw(dist.theta, generator))
+        fused = self.fused() if usable(dist.logits) else None
+        if fused is not None:
+            logits, mask = dist.rows()
+            sample = fused_sample(logits, fused, mask, generator=generator)
+        else:
+            sample = self.relax(dist.theta, self.draw(dist.theta, generator))
         return dist.layout.flatten(sample).to(dist.logits.dtype)
 
     def forward(

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from gumbelrl.gumbel.fused import draw_seed, fused_noise, has_triton
 from gumbelrl.gumbel.gradient import transformed
 from torch import Tensor
 
@@ -54,6 +55,8 @@ def gumbel_noise(
     device = torch.get_default_device() if device is None else torch.device(device)
     if device.type == "cpu" and math.prod(shape) >= _LARGE and not transformed():
         return _large(shape, generator, dtype)
+    if device.type == "cuda" and dtype == torch.float32 and has_triton() and not transformed():
+        return fused_noise(shape, draw_seed(device, generator))
     u = torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
     return _from_uniform_(u.to(dtype))
 

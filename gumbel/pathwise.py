@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from gumbelrl.gumbel.choices import positive
 from gumbelrl.gumbel.estimator import Pathwise
+from gumbelrl.gumbel.fused import KINDS, Fused
 from gumbelrl.gumbel.gradient import FAR_DOWN, Term, choose, softmax, straight_through
 from gumbelrl.gumbel.temperature import Schedule, make_schedule
 from torch import Tensor
@@ -35,6 +36,16 @@ class Tempered(Pathwise):
     def temperature(self) -> float | Tensor:
         """τ at the present progress."""
         return self.schedule(self.progress)
+
+    def fused(self) -> Fused | None:
+        # Of the class itself: a subclass with other terms is not what the kernels compute.
+        if vars(type(self)).get("name") not in KINDS:
+            return None
+        tau = self.temperature
+        if isinstance(tau, Tensor) and tau.requires_grad:
+            return None
+        k, gap = getattr(self.settings, "k", 1), getattr(self.settings, "gap", 1.0)
+        return Fused(self.name, tau, k, gap)
 
     def soft(self, x: Tensor) -> Tensor:
         """S_τ(x) = softmax(x/τ) over the last axis."""

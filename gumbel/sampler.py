@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from gumbelrl.gumbel.choices import fraction, positive
 from gumbelrl.gumbel.distribution import check_mask, check_rows
+from gumbelrl.gumbel.fused import Fused, fused_sample, usable
 from gumbelrl.gumbel.gradient import choose, softmax_, straight_through
 from gumbelrl.gumbel.noise import gumbel_noise, noise_dtype
 from gumbelrl.gumbel.temperature import make_schedule
@@ -48,12 +49,15 @@ def gumbel_softmax(
             f"logits need a last axis of at least one category, got shape {list(values.shape)}"
         )
     dtype = values.dtype
+    checked = values.device.type == "cpu" if validate is None else validate
+    if mask is not None:
+        mask = torch.as_tensor(mask, device=values.device)
+        check_mask(mask, values)
+    if hard and usable(values) and not checked:
+        return fused_sample(values, Fused("st_gumbel", tau), mask, generator=generator)
     theta = values if dtype == noise_dtype(dtype) else values.to(noise_dtype(dtype))
     if mask is not None:
-        mask = torch.as_tensor(mask, device=theta.device)
-        check_mask(mask, theta)
         theta = theta.where(mask, -torch.inf)
-    checked = theta.device.type == "cpu" if validate is None else validate
     if not hard:
         if checked:
             check_rows(theta)
