@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,12 +10,13 @@ import numpy as np
 import torch
 from gumbelrl.agents.action_masks import MaskedPrediction
 from gumbelrl.agents.action_spaces import FactoredActions
+from gumbelrl.agents.captured import CapturedStep
 from gumbelrl.agents.checks import check_choice, check_float, check_int, check_schedule
 from gumbelrl.agents.critics import CriticObjective
 from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.exploration import HeldActions
-from gumbelrl.agents.optimization import clip_gradients
+from gumbelrl.agents.optimization import clip_gradients, make_adam, set_learning_rate
 from gumbelrl.agents.policies import (
     GumbelSACCnnPolicy,
     GumbelSACMultiInputPolicy,
@@ -23,7 +25,7 @@ from gumbelrl.agents.policies import (
 from gumbelrl.agents.replay import TensorReplayBuffer, Transitions, map_observations
 from gumbelrl.agents.storage import PickleFreeAlgorithm
 from gumbelrl.agents.trust_meter import TRUST_EVERY, TrustMeter, check_alignment
-from gumbelrl.gumbel import Estimator, FactoredCategorical, make_schedule
+from gumbelrl.gumbel import Constant, Estimator, FactoredCategorical, make_schedule
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import ActionNoise
@@ -85,6 +87,8 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         max_grad_norm: gradients of actor and critics are clipped to this norm, > 0.
         trust_every: gradient steps between measurements of how far the estimator's gradient can be
             trusted, logged as `estimator/*` (see `TrustMeter`), >= 0; 0 never measures.
+        compile: "auto" runs the update as one CUDA graph on CUDA where the estimator allows it;
+            "never" runs it operation by operation. The results are the same.
         policy_kwargs: `GumbelSACPolicy`'s: `net_arch`, `activation`, `critic`, `n_critics`,
             `layer_norm`.
 
@@ -128,6 +132,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         actor_objective: str = "mean",
         max_grad_norm: float = 10.0,
         trust_every: int = TRUST_EVERY,
+        compile: str = "auto",
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -162,6 +167,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
             check_float("ent_coef", ent_coef, low=0)
         schedule = check_schedule("learning_rate", learning_rate)
         self.trust_every = check_int("trust_every", trust_every, minimum=0)
+        self.compile = check_choice("compile", compile, ("auto", "never"))
         self._estimator_given = estimator, temperature
         self.uniform_mix = make_schedule(uniform_mix, "uniform_mix", unit=True)
         self.forward_temperature = make_schedule(forward_temperature, "forward_temperature")
@@ -214,6 +220,10 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
             *self._estimator_given, policy.actions.nvec, hasattr(policy.critic, "per_factor")
         ).to(self.device)
         check_alignment(self.estimator, self.trust_every)
+        if self.device.type == "cuda":
+            self.estimator.hold_on(self.device)
+            if not isinstance(self.forward_temperature, Constant):
+                policy.forward_temperature = torch.ones((), device=self.device)
         self._try_enumeration()
         self.trust = TrustMeter(self.trust_every, seed=self.seed)
         self.held_actions = (
@@ -242,9 +252,10 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         if self.ent_coef == "auto":
             learned.append([self.log_ent_coef.requires_grad_()])
         # One optimiser of three groups: a step costs one call instead of three.
-        self.optimizer = torch.optim.Adam(
-            [{"params": group} for group in learned], self.lr_schedule(1.0), fused=True
+        self.optimizer = make_adam(
+            [{"params": group} for group in learned], self.lr_schedule(1.0), self.device
         )
+        self._captured = self._new_captured()
 
     @torch.no_grad()
     def _try_enumeration(self) -> None:
@@ -260,9 +271,11 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         self.estimator(dist, objective, torch.Generator(self.device))
 
     def _set_progress(self, progress: float) -> None:
-        """Move whatever is scheduled."""
+        """Move whatever is scheduled, in place where a captured update reads it."""
         self.estimator.set_progress(progress)
-        self.policy.forward_temperature = self.forward_temperature(progress)
+        now = self.forward_temperature(progress)
+        held = self.policy.forward_temperature
+        self.policy.forward_temperature = held.fill_(now) if isinstance(held, Tensor) else now
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         super()._restore(header, tensors)
@@ -401,15 +414,48 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Take `gradient_steps` gradient steps on batches of `batch_size` from the replay."""
-        learning_rate = self.lr_schedule(self._current_progress_remaining)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self.optimizer, self.lr_schedule(self._current_progress_remaining))
         self._set_progress(self._progress)
-        for _ in range(gradient_steps):
+
+        def step(keep_metrics: bool = True) -> dict[str, Tensor]:
             batch = self.replay_buffer.sample(batch_size, self.generator, self.gamma, self.n_steps)
-            batch = self._normalize(batch)
+            return self._update(self._normalize(batch), keep_metrics)
+
+        for _ in range(gradient_steps):
             self._n_updates += 1
-            self._update(batch, keep_metrics=self._n_updates % METRICS_EVERY == 0)
+            keep_metrics = self._n_updates % METRICS_EVERY == 0
+            if self._captured is None or self._must_run_eagerly():
+                metrics = step(keep_metrics)
+            else:
+                metrics = self._captured.run(self._outside_tensors(batch_size), step)
+            if keep_metrics:
+                self.metrics.add(metrics)
+
+    def _new_captured(self) -> CapturedStep | None:
+        """What holds the captured update; None where it runs operation by operation."""
+        if self.compile == "never" or self.device.type != "cuda" or not self.estimator.capturable:
+            return None
+        return CapturedStep([self.generator])
+
+    def _must_run_eagerly(self) -> bool:
+        """Is there work on the host in this update?"""
+        return (
+            self.trust.due(self._n_updates)
+            or self._n_updates <= self.critic_warmup
+            or self._vec_normalize_env is not None
+        )
+
+    def _outside_tensors(self, batch_size: int) -> Hashable:
+        """All that the update depends on and does not find in tensors that stay in place."""
+        moments = self.optimizer.state.get(self._actor_parameters[0], {}).get("exp_avg")
+        temperatures = getattr(self.estimator, "temperature", None), self.policy.forward_temperature
+        return (
+            batch_size,
+            id(moments),  # loading replaces them
+            id(self.replay_buffer),
+            self.replay_buffer.masks is None,
+            *(None if isinstance(t, Tensor) else t for t in temperatures),
+        )
 
     def _normalize(self, batch: Transitions) -> Transitions:
         """Observations and rewards as `VecNormalize` gives them now; the replay keeps them raw."""
@@ -434,8 +480,12 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
             obs=normalize(batch.obs), next_obs=normalize(batch.next_obs), rewards=rewards
         )
 
-    def _update(self, batch: Transitions, keep_metrics: bool) -> None:
-        """One gradient step of critics, actor and entropy coefficient, and one of the targets."""
+    def _update(self, batch: Transitions, keep_metrics: bool) -> dict[str, Tensor]:
+        """One gradient step of critics, actor and entropy coefficient, and one of the targets.
+
+        On CUDA it is captured: a fixed sequence of operations on tensors that stay in place, but
+        for `trust` and `critic_warmup`, with which it runs eagerly. Returns the metrics, if kept.
+        """
         policy, generator = self.policy, self.generator
         ent_coef = self.log_ent_coef.detach().exp()
 
@@ -486,18 +536,17 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
                 self.polyak,
             )
 
-        if keep_metrics:
-            self.metrics.add(
-                {
-                    "train/critic_loss": critic_loss,
-                    "train/actor_loss": actor_loss,
-                    "train/q_mean": q.mean(),
-                    "train/entropy": entropy,
-                    "train/ent_coef": ent_coef,
-                    "train/actor_grad_norm": actor_norm,
-                    "train/critic_grad_norm": critic_norm,
-                }
-            )
+        if not keep_metrics:
+            return {}
+        return {
+            "train/critic_loss": critic_loss,
+            "train/actor_loss": actor_loss,
+            "train/q_mean": q.mean(),
+            "train/entropy": entropy,
+            "train/ent_coef": ent_coef,
+            "train/actor_grad_norm": actor_norm,
+            "train/critic_grad_norm": critic_norm,
+        }
 
     def dump_logs(self) -> None:
         """Write one row of metrics: means since the last row, and the schedules' positions."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,26 @@ def flush_denormals(device: torch.device) -> None:
     """
     if device.type == "cpu":
         torch.set_flush_denormal(True)
+
+
+def make_adam(
+    groups: Sequence[Any], learning_rate: float, device: torch.device, **settings: Any
+) -> torch.optim.Adam:
+    """Fused Adam. On CUDA the rate is a tensor, so that a captured step sees it change."""
+    if device.type != "cuda":
+        return torch.optim.Adam(groups, learning_rate, fused=True, **settings)
+    rate = torch.tensor(learning_rate, device=device)
+    return torch.optim.Adam(groups, rate, fused=True, capturable=True, **settings)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Of every group, in place where it is a tensor."""
+    filled = None  # groups may share it
+    for group in optimizer.param_groups:
+        if not isinstance(group["lr"], Tensor):
+            group["lr"] = learning_rate
+        elif group["lr"] is not filled:
+            filled = group["lr"].fill_(learning_rate)
 
 
 @torch.no_grad()

@@ -74,7 +74,7 @@ class CategoricalPolicy(BasePolicy):
         self.action_start: Tensor
         self.register_buffer("action_start", torch.as_tensor(self.actions.start), persistent=False)
         self.generator: torch.Generator | None = None  # set by the agent; draws every action
-        self.forward_temperature = 1.0  # set by the agent, which may schedule it
+        self.forward_temperature: float | Tensor = 1.0  # set by the agent, which may schedule it
 
     def features(self, obs: PyTorchObs) -> Tensor:
         """Preprocessed observation through the actor's extractor, [B, D]."""

@@ -78,6 +78,8 @@ class TensorReplayBuffer:
         self.pos = 0
         self.full = False
         self._writer = self._new_writer()
+        # What sampling needs to know, where a captured graph reads it anew at every replay.
+        self._size_and_pos = torch.zeros(2, dtype=torch.int64, device=self.device)
 
     def _new_writer(self) -> ReplayWriter:
         # Masks may come later: the storages decide how many rows a chunk has.
@@ -176,6 +178,7 @@ class TensorReplayBuffer:
         self.pos += 1
         if self.pos == self.rows:
             self.pos, self.full = 0, True
+        self._moved()
 
     def _keep_masks(self, row: int, masks: Tensor, next_masks: Tensor) -> None:
         if self.masks is None or self.next_masks is None:
@@ -210,9 +213,7 @@ class TensorReplayBuffer:
         """
         if len(self) == 0:
             raise ValueError("cannot sample from an empty replay buffer; collect steps first")
-        first = torch.randint(
-            len(self), (batch_size,), generator=generator, device=self.device
-        )  # (B,) places in the flattened storage
+        first = self._draw(batch_size, generator)  # (B,) places in the flattened storage
         if n_steps == 1:
             last, rewards = first, self.rewards.flatten()[first]
             discounts = gamma * (~self.terminated.flatten()[first])
@@ -232,12 +233,25 @@ class TensorReplayBuffer:
             next_masks=None if self.next_masks is None else take(self.next_masks, last),
         )
 
+    def _draw(self, batch_size: int, generator: torch.Generator | None) -> Tensor:
+        if self.device.type == "cpu":
+            return torch.randint(len(self), (batch_size,), generator=generator)
+        u = torch.rand(batch_size, dtype=torch.float64, generator=generator, device=self.device)
+        return (u * self._size_and_pos[0]).long()
+
+    def _moved(self) -> None:
+        """Tell the device how many transitions there are, and where the next row goes."""
+        if self.device.type != "cpu":
+            self._size_and_pos[0].fill_(len(self))
+            self._size_and_pos[1].fill_(self.pos)
+
     def _follow(self, first: Tensor, gamma: float, n_steps: int) -> tuple[Tensor, Tensor, Tensor]:
         """From places [B], go on for up to n steps: last places, discounted rewards, discounts."""
         row, env = first // self.n_envs, first % self.n_envs
         step = torch.arange(n_steps, device=self.device)
         place = (row.unsqueeze(1) + step) % self.rows * self.n_envs + env.unsqueeze(1)  # (B, n)
-        newest = (self.pos - 1 - row) % self.rows  # rows that come after, in time
+        pos = self.pos if self.device.type == "cpu" else self._size_and_pos[1]
+        newest = (pos - 1 - row) % self.rows  # rows that come after, in time
         stop = self.ended.flatten()[place] | (step >= newest.unsqueeze(1))  # (B, n)
         # Step k counts unless one before it was the last.
         runs = (stop.cumsum(1) - stop.long()) == 0  # (B, n): true, ..., true, false, ...
@@ -295,6 +309,7 @@ class TensorReplayBuffer:
         stored.read_into(storages, oldest=pos if was_full and not full else 0)
         self.full = full
         self.pos = pos if full else stored.rows % self.rows
+        self._moved()
 
 
 def map_observations(function: Any, obs: Any) -> Any:

@@ -20,7 +20,8 @@ class RunningMetrics:
         self._count += 1
         for name, value in metrics.items():
             value = value.detach()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            # A copy: a captured step writes its next values into the same place.
+            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
 
     def take(self) -> dict[str, float]:
         """Means since the last call, by name: a file does not keep the order they came in."""

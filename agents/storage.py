@@ -90,7 +90,7 @@ def _pack_optimizer(optimizer: torch.optim.Optimizer, prefix: str, out: dict[str
     for index, moments in state["state"].items():
         for key, value in moments.items():
             out[f"{prefix}/{index}/{key}"] = torch.as_tensor(value)
-    return state["param_groups"]
+    return [group | {"lr": float(group["lr"])} for group in state["param_groups"]]
 
 
 def _unpack_optimizer(
@@ -109,7 +109,13 @@ def _unpack_optimizer(
                     f"{tuple(value.shape)}, its parameter {tuple(shape)}"
                 )
             state.setdefault(int(index), {})[key] = value
+    # Where the rate lives is this device's affair, not the file's.
+    rates = [(group["lr"], group["capturable"]) for group in optimizer.param_groups]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for group, (rate, capturable) in zip(optimizer.param_groups, rates, strict=True):
+        group["capturable"] = capturable
+        if isinstance(rate, Tensor):
+            group["lr"] = rate.fill_(group["lr"])
 
 
 def _check_fits(stored: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

@@ -35,7 +35,8 @@ class FactoredCategorical:
         nvec: sizes of the factors; None is one factor of size `logits.shape[-1]`.
         mask: bool [..., ΣK] (leading axes broadcast), True where the action is allowed.
         uniform_mix: ε in [0, 1]: π' = (1 − ε) π + ε uniform over the allowed actions.
-        forward_temperature: T > 0: π = softmax(θ / T), before the mixing.
+        forward_temperature: T > 0: π = softmax(θ / T), before the mixing. A tensor [] is taken
+            as it is: to look at it would wait for the device.
         validate: look at the values (NaN, +inf, rows with nothing allowed). None, the default,
             means yes on the CPU and no elsewhere, where the look would wait for the device.
             Shapes, dtypes and numbers are always checked: they cost no wait.
@@ -44,7 +45,7 @@ class FactoredCategorical:
         ValueError: what was wrong, where, and the remedy.
     """
 
-    _forward_temperature: float | None
+    _forward_temperature: float | Tensor | None
     _theta: Tensor | None
 
     def __init__(
@@ -54,7 +55,7 @@ class FactoredCategorical:
         mask: Tensor | None = None,
         *,
         uniform_mix: float = 0.0,
-        forward_temperature: float = 1.0,
+        forward_temperature: float | Tensor = 1.0,
         validate: bool | None = None,
     ) -> None:
         if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.ndim == 0:
@@ -75,7 +76,7 @@ class FactoredCategorical:
         self.validated = logits.device.type == "cpu" if validate is None else bool(validate)
         """Are values looked at, here and in `one_hot` and `log_prob`?"""
         self._forward_temperature = forward_temperature
-        if not is_one(forward_temperature):
+        if not is_one(forward_temperature) and not isinstance(forward_temperature, Tensor):
             positive("forward_temperature", forward_temperature)
         self._epsilon = fraction("uniform_mix", uniform_mix)
         # Made when first asked for: the fused sampler reads the logits themselves. Making it is

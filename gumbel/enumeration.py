@@ -29,6 +29,7 @@ class Exact(Estimator):
 
     name = "exact"
     evaluations = "∏K"
+    capturable = True
     Settings = ExactSettings
 
     def __init__(self, settings: ExactSettings | None = None) -> None:
@@ -89,6 +90,7 @@ class LocalExpectation(Estimator):
 
     name = "local_expectation"
     evaluations = "ΣK"
+    capturable = True
     Settings = ExactSettings
 
     def __init__(self, settings: ExactSettings | None = None) -> None:

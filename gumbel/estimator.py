@@ -37,6 +37,9 @@ class Estimator(nn.Module):
     name: ClassVar[str]
     evaluations: str = "1"
     """Evaluations of f in one call, as a formula in k (samples), M and K."""
+    capturable: bool = False
+    """Is a call a fixed sequence of device operations, which a CUDA graph may hold? It is not where
+    anything is tuned or measured on the way."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,6 +68,10 @@ class Estimator(nn.Module):
     def set_progress(self, p: float) -> None:
         """Move every scheduled setting to progress p in [0, 1]."""
         self._progress = fraction("progress", p)
+
+    def hold_on(self, device: torch.device) -> None:
+        """Keep scheduled settings as tensors on the device from now on, where a CUDA graph that was
+        captured sees them move."""
 
     # A tensor, so that checkpoints need no pickle; on the CPU, so that reading it never waits.
     def get_extra_state(self) -> Tensor:

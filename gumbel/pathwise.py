@@ -8,8 +8,8 @@ from gumbelrl.gumbel.choices import positive
 from gumbelrl.gumbel.estimator import Pathwise
 from gumbelrl.gumbel.fused import KINDS, Fused
 from gumbelrl.gumbel.gradient import FAR_DOWN, Term, choose, softmax, straight_through
-from gumbelrl.gumbel.temperature import Schedule, make_schedule
-from torch import Tensor
+from gumbelrl.gumbel.temperature import Constant, Schedule, make_schedule
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,25 @@ class Tempered(Pathwise):
         super().__init__()
         self.settings = self.Settings() if settings is None else settings
         self.schedule: Schedule = self.settings.temperature
+        self._held: Tensor | None = None
 
     @property
     def temperature(self) -> float | Tensor:
         """τ at the present progress."""
-        return self.schedule(self.progress)
+        return self.schedule(self.progress) if self._held is None else self._held
+
+    @property
+    def capturable(self) -> bool:  # type: ignore[override]
+        return not isinstance(self.schedule, nn.Module)  # a learned τ is tuned on the way
+
+    def hold_on(self, device: torch.device) -> None:
+        if self.capturable and not isinstance(self.schedule, Constant):
+            self._held = torch.tensor(self.schedule(self.progress), device=device)
+
+    def set_progress(self, p: float) -> None:
+        super().set_progress(p)
+        if self._held is not None:
+            self._held.fill_(self.schedule(p))
 
     def fused(self) -> Fused | None:
         # Of the class itself: a subclass with other terms is not what the kernels compute.

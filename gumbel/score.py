@@ -125,6 +125,7 @@ class Rloo(Estimator):
 
     name = "rloo"
     evaluations = "k"
+    capturable = True
     Settings = RlooSettings
 
     def __init__(self, settings: RlooSettings | None = None) -> None:
