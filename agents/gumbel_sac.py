@@ -538,7 +538,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
 
         if not keep_metrics:
             return {}
-        return {
+        metrics = {
             "train/critic_loss": critic_loss,
             "train/actor_loss": actor_loss,
             "train/q_mean": q.mean(),
@@ -547,6 +547,8 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
             "train/actor_grad_norm": actor_norm,
             "train/critic_grad_norm": critic_norm,
         }
+        # Without their graphs, whose nodes would tie the next update to this one's CUDA stream.
+        return {name: value.detach() for name, value in metrics.items()}
 
     def dump_logs(self) -> None:
         """Write one row of metrics: means since the last row, and the schedules' positions."""

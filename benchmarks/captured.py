@@ -1,0 +1,108 @@
+"""GumbelSAC's update as a CUDA graph beside its eager self and Stable-Baselines3, in one run.
+
+    python -m benchmarks.captured [--rounds 5] [--out FILE]
+
+Same hidden widths and batch, one update per environment step. `update` is replay sample and
+gradient step alone, `step+update` the whole loop with CartPole-v1 (Pendulum-v1 for SAC) on the
+host. Agents take turns; the median of the rounds counts, each ended by waiting for the device. DQN
+trains one network where the actor-critics train three, so it is there for scale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+UPDATES, STEPS = 200, 200
+
+
+def make_agents(width: int, batch: int) -> dict[str, Any]:
+    """The agents under comparison, warmed up."""
+    from gumbelrl.agents import GumbelSAC
+    from gumbelrl.envs import make_vec_env
+    from stable_baselines3 import DQN, SAC
+
+    shared: dict[str, Any] = {
+        "batch_size": batch, "learning_starts": 100, "device": "cuda", "seed": 0,
+        "train_freq": 1, "gradient_steps": 1,
+    }  # fmt: skip
+    arch = {"net_arch": [width, width]}  # copied for each: Stable-Baselines3 writes into it
+    agents: dict[str, Any] = {
+        f"GumbelSAC, {name}": GumbelSAC(
+            "MlpPolicy",
+            make_vec_env("CartPole-v1"),
+            compile=way,
+            policy_kwargs=dict(arch),
+            **shared,
+        )
+        for name, way in (("eager", "never"), ("captured", "auto"))
+    }
+    agents["SB3 SAC"] = SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(arch), **shared)
+    agents["SB3 DQN"] = DQN("MlpPolicy", "CartPole-v1", policy_kwargs=dict(arch), **shared)
+    for agent in agents.values():
+        agent.learn(300, log_interval=None)
+    return agents
+
+
+def milliseconds(work: Callable[[], Any], count: int) -> float:
+    """Of one of the `count` things that `work` does."""
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    work()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / count * 1e3
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.exit(2, "captured needs a CUDA device; on the CPU: benchmarks.speed\n")
+    lines = [
+        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {args.rounds} rounds",
+        "milliseconds; `gain`: eager GumbelSAC over the row",
+        f"{'width':>5s} {'batch':>6s} {'agent':20s}{'update':>9s}{'gain':>7s}"
+        f"{'step+update':>14s}{'gain':>7s}",
+    ]
+    print("\n".join(lines), flush=True)
+    for width in (64, 256):
+        for batch in (256, 4096):
+            agents = make_agents(width, batch)
+            times: dict[str, list[tuple[float, float]]] = {name: [] for name in agents}
+            for _ in range(args.rounds):
+                for name, agent in agents.items():
+                    update = milliseconds(lambda a=agent: a.train(UPDATES, batch), UPDATES)
+                    step = milliseconds(
+                        lambda a=agent: a.learn(
+                            STEPS, reset_num_timesteps=False, log_interval=None
+                        ),
+                        STEPS,
+                    )
+                    times[name].append((update, step))
+            middle = {
+                name: [statistics.median(column) for column in zip(*rows, strict=True)]
+                for name, rows in times.items()
+            }
+            eager = middle["GumbelSAC, eager"]
+            for name, (update, step) in middle.items():
+                line = (
+                    f"{width:5d} {batch:6d} {name:20s}{update:9.3f}{eager[0] / update:7.2f}"
+                    f"{step:14.3f}{eager[1] / step:7.2f}"
+                )
+                print(line, flush=True)
+                lines.append(line)
+    if args.out is not None:
+        args.out.write_text("$ python -m benchmarks.captured\n" + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
