@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-UPDATES, STEPS = 200, 200
+UPDATES, STEPS = 100, 100
 
 
 def make_agents(width: int, batch: int) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def make_agents(width: int, batch: int) -> dict[str, Any]:
     agents["SB3 SAC"] = SAC("MlpPolicy", "Pendulum-v1", policy_kwargs=dict(arch), **shared)
     agents["SB3 DQN"] = DQN("MlpPolicy", "CartPole-v1", policy_kwargs=dict(arch), **shared)
     for agent in agents.values():
-        agent.learn(300, log_interval=None)
+        agent.learn(200, log_interval=None)
     return agents
 
 
@@ -57,6 +57,15 @@ def milliseconds(work: Callable[[], Any], count: int) -> float:
     work()
     torch.cuda.synchronize()
     return (time.perf_counter() - begin) / count * 1e3
+
+
+def measure(agent: Any, batch: int) -> tuple[float, float]:
+    """Milliseconds of an update, and of a step with its update."""
+    update = milliseconds(lambda: agent.train(UPDATES, batch), UPDATES)
+    step = milliseconds(
+        lambda: agent.learn(STEPS, reset_num_timesteps=False, log_interval=None), STEPS
+    )
+    return update, step
 
 
 def main() -> None:
@@ -80,14 +89,7 @@ def main() -> None:
             times: dict[str, list[tuple[float, float]]] = {name: [] for name in agents}
             for _ in range(args.rounds):
                 for name, agent in agents.items():
-                    update = milliseconds(lambda a=agent: a.train(UPDATES, batch), UPDATES)
-                    step = milliseconds(
-                        lambda a=agent: a.learn(
-                            STEPS, reset_num_timesteps=False, log_interval=None
-                        ),
-                        STEPS,
-                    )
-                    times[name].append((update, step))
+                    times[name].append(measure(agent, batch))
             middle = {
                 name: [statistics.median(column) for column in zip(*rows, strict=True)]
                 for name, rows in times.items()

@@ -19,9 +19,11 @@ def agent(compile, steps=0, env="CartPole-v1", **settings):
 
 def everything(agent):
     """Weights, moments and figures."""
-    moments = [m for state in agent.optimizer.state.values() for m in state.values()]
+    parameters = [p for group in agent.optimizer.param_groups for p in group["params"]]
+    states = [agent.optimizer.state[p] for p in parameters]
+    moments = [s[name] for s in states for name in ("step", "exp_avg", "exp_avg_sq")]
     weights = list(agent.policy.state_dict().values())
-    metrics = list(agent.metrics.tensors().values())
+    metrics = [value for _, value in sorted(agent.metrics.tensors().items())]
     return [t.detach().cpu() for t in (*weights, *moments, *metrics, agent.log_ent_coef)]
 
 
