@@ -14,7 +14,7 @@ from gumbelrl.agents.critics import CriticObjective
 from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.exploration import HeldActions
-from gumbelrl.agents.optimization import clip_gradients
+from gumbelrl.agents.optimization import Adam, clip_gradients
 from gumbelrl.agents.policies import (
     GumbelSACCnnPolicy,
     GumbelSACMultiInputPolicy,
@@ -242,7 +242,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         if self.ent_coef == "auto":
             learned.append([self.log_ent_coef.requires_grad_()])
         # One optimiser of three groups: a step costs one call instead of three.
-        self.optimizer = torch.optim.Adam(
+        self.optimizer = Adam(
             [{"params": group} for group in learned], self.lr_schedule(1.0), fused=True
         )
 

@@ -13,7 +13,7 @@ from gumbelrl.agents.differentiable_envs import as_differentiable_env, new_drive
 from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.fault_watch import FaultWatch
-from gumbelrl.agents.optimization import clip_gradients_per_member
+from gumbelrl.agents.optimization import Adam, clip_gradients_per_member
 from gumbelrl.agents.policies import ShacPolicy
 from gumbelrl.agents.storage import PickleFreeAlgorithm
 from gumbelrl.gumbel import FactoredCategorical, Pathwise
@@ -205,12 +205,10 @@ class GumbelSHAC(PickleFreeAlgorithm):
         self._actor_parameters = list(policy.actor.parameters())
         self._value_parameters = list(policy.value_net.parameters())
         self._target_parameters = list(policy.value_target.parameters())
-        self.actor_optimizer = torch.optim.Adam(
+        self.actor_optimizer = Adam(
             self._actor_parameters, self.lr_schedule(1.0), betas=(0.9, self.actor_beta2), fused=True
         )
-        self.value_optimizer = torch.optim.Adam(
-            self._value_parameters, self.value_lr_schedule(0.0), fused=True
-        )
+        self.value_optimizer = Adam(self._value_parameters, self.value_lr_schedule(0.0), fused=True)
         self.episodes = EpisodeCounter((self.n_seeds, self.n_envs), self.device)
         self.driver: Any = None
         self._stored_driver: dict[str, Tensor] = {}

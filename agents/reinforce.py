@@ -18,7 +18,7 @@ from gumbelrl.agents.episodes import (
     observation_arrays,
     rewards_to_go,
 )
-from gumbelrl.agents.optimization import clip_gradients
+from gumbelrl.agents.optimization import Adam, clip_gradients
 from gumbelrl.agents.policies import (
     ReinforceCnnPolicy,
     ReinforceMultiInputPolicy,
@@ -196,12 +196,8 @@ class REINFORCE(MaskedPrediction, PickleFreeAlgorithm, OnPolicyAlgorithm):
             *policy.value_net.parameters(),
             *policy.value_features_extractor.parameters(),
         ]
-        self.actor_optimizer = torch.optim.Adam(
-            self._actor_parameters, self.lr_schedule(1.0), fused=True
-        )
-        self.value_optimizer = torch.optim.Adam(
-            self._value_parameters, self.value_learning_rate, fused=True
-        )
+        self.actor_optimizer = Adam(self._actor_parameters, self.lr_schedule(1.0), fused=True)
+        self.value_optimizer = Adam(self._value_parameters, self.value_learning_rate, fused=True)
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"actor": self.actor_optimizer, "value": self.value_optimizer}
