@@ -19,6 +19,7 @@ from gumbelrl.agents.episodes import (
     rewards_to_go,
 )
 from gumbelrl.agents.optimization import Adam, clip_gradients
+from gumbelrl.agents.phases import phase
 from gumbelrl.agents.policies import (
     ReinforceCnnPolicy,
     ReinforceMultiInputPolicy,
@@ -320,12 +321,14 @@ class REINFORCE(MaskedPrediction, PickleFreeAlgorithm, OnPolicyAlgorithm):
         )
         self.value_optimizer.param_groups[0]["lr"] = self.value_learning_rate
         rollout = self._collected
+        phase("actor")
         actor_loss, metrics = self._actor_loss(rollout)
         self.actor_optimizer.zero_grad()
         actor_loss.backward()
         actor_norm = clip_gradients(self._actor_parameters, self.max_grad_norm)
         self.actor_optimizer.step()
 
+        phase("critic")
         value_loss = torch.zeros(())
         for _ in range(self.value_steps):
             value = self.policy.predict_values(rollout.obs).squeeze(-1)
