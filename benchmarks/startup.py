@@ -111,7 +111,7 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in ROWS}
     with tempfile.TemporaryDirectory() as folder:
-        for name, (code, arguments) in ROWS.items():
+        for code, arguments in ROWS.values():
             measure(code, arguments, folder)  # its files are in the system's cache from here on
         for _ in range(rounds):
             for name, (code, arguments) in ROWS.items():
