@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refuse("interrupted before training began", 130)
 
 
-def _refuse(message: str, exit_code: int = 2) -> int:
-    print(f"train.py: {message}", file=sys.stderr)
+def _refuse(message: str, exit_code: int = 2, program: str = "train.py") -> int:
+    print(f"{program}: {message}", file=sys.stderr)
     return exit_code
 
 
@@ -99,6 +99,8 @@ class Run:
         auto: a run that is finished already is no mistake.
     """
 
+    program = "train.py"  # what messages begin with
+
     def __init__(self, config: dict[str, Any], auto: bool = False) -> None:
         self.config = config
         self.auto = auto
@@ -120,15 +122,15 @@ class Run:
                 self._build()
             except RunFinished as error:
                 if not self.auto:
-                    return _refuse(str(error))
+                    return self._refuse(str(error))
                 print(error)
                 return 0
             except (ValueError, TypeError, RunFolderError) as error:
                 if isinstance(error, TypeError) and "unexpected keyword" not in str(error):
                     raise
-                return _refuse(first_line(error))
+                return self._refuse(first_line(error))
             except KeyboardInterrupt:
-                return _refuse("interrupted before training began", 130)
+                return self._refuse("interrupted before training began", 130)
             self.heartbeat.start()
             try:
                 self._attempt(self._train)
@@ -140,6 +142,9 @@ class Run:
             finally:
                 failed = "failed" if self.failure else "finished"
                 self.heartbeat.stop("interrupted" if self.interrupted else failed)
+
+    def _refuse(self, message: str, exit_code: int = 2) -> int:
+        return _refuse(message, exit_code, self.program)
 
     @property
     def stopped(self) -> bool:
@@ -323,8 +328,7 @@ class Run:
         from gumbelrl.configs.build import env_factory, evaluating
 
         config, env_steps = self.config, self.agent.num_timesteps
-        name = f"{self.agent_name} on {self.env_id}, seed {config['seed']}, {self.agent.device}"
-        print(f"{name}\nsettings: {self.settings}\nrun folder: {self.folder.path}")
+        self._announce()
         lines = self.trackers.start(
             config, env_steps, self.tracker_state, agent_name=self.agent_name
         )
@@ -337,6 +341,11 @@ class Run:
             self.evaluation.after = partial(
                 self.trackers.film, self.agent, film_env, config["seed"]
             )
+
+    def _announce(self) -> None:
+        seed, device = self.config["seed"], self.agent.device
+        print(f"{self.agent_name} on {self.env_id}, seed {seed}, {device}")
+        print(f"settings: {self.settings}\nrun folder: {self.folder.path}")
 
     def _learn(self) -> None:
         from gumbelrl.tracking import set_random_state
@@ -391,14 +400,9 @@ class Run:
 
     def _end(self) -> int:
         """summary.json, the tracker's end, the table; returns the exit code."""
-        from gumbelrl.envs import NonFiniteError
-        from gumbelrl.tracking import RunFolderError, first_line
-
         summary = self._summary()
         self._attempt(lambda: self.folder.write_summary(summary))
-        told = isinstance(self.failure, NonFiniteError | RunFolderError)  # one line says it all
-        failed = 2 if told else 1
-        exit_code = 130 if self.interrupted else failed if self.failure else 0
+        exit_code = self._exit_code()
         evaluation = self.evaluation
         self.trackers.finish(
             summary,
@@ -407,12 +411,30 @@ class Run:
             best_one=(evaluation.best_env_steps, evaluation.best),
         )
         self._print_table(summary)
-        if self.failure is None:
-            return exit_code
-        if told:
-            return _refuse(first_line(self.failure))
-        traceback.print_exception(self.failure)
+        self._tell_failure()
         return exit_code
+
+    def _exit_code(self) -> int:
+        if self._told():
+            return 2
+        return 130 if self.interrupted else 1 if self.failure else 0
+
+    def _told(self) -> bool:
+        """Whether one line says all about the failure."""
+        from gumbelrl.envs import NonFiniteError
+        from gumbelrl.tracking import RunFolderError
+
+        return isinstance(self.failure, NonFiniteError | RunFolderError)
+
+    def _tell_failure(self) -> None:
+        from gumbelrl.tracking import first_line
+
+        if self.failure is None:
+            return
+        if self._told():
+            self._refuse(first_line(self.failure))
+        else:
+            traceback.print_exception(self.failure)
 
     def _summary(self) -> dict[str, Any]:
         from dataclasses import asdict

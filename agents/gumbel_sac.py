@@ -17,6 +17,7 @@ from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.exploration import HeldActions
 from gumbelrl.agents.optimization import clip_gradients, make_adam, set_learning_rate
+from gumbelrl.agents.phases import phase
 from gumbelrl.agents.policies import (
     GumbelSACCnnPolicy,
     GumbelSACMultiInputPolicy,
@@ -489,6 +490,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         policy, generator = self.policy, self.generator
         ent_coef = self.log_ent_coef.detach().exp()
 
+        phase("targets")
         with torch.no_grad():
             next_dist = policy.dist(batch.next_obs, batch.next_masks)
             next_one_hot = next_dist.one_hot(next_dist.sample(generator))  # (B, ΣK)
@@ -500,7 +502,9 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
             # Only `terminated` stops the bootstrap; a truncated episode's value lives on.
             target = self.reward_scale * batch.rewards + batch.discounts * next_value
 
+        phase("actor")
         dist = policy.dist(batch.obs, batch.masks)
+        phase("critic")
         embedding = policy.critic.embed(policy.critic_features(batch.obs))
         one_hot = dist.one_hot(batch.actions).detach()
         q = policy.critic.q(embedding, one_hot)  # (C, B)
@@ -508,6 +512,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         self.optimizer.zero_grad()
         critic_loss.backward(inputs=self._critic_parameters)
 
+        phase("actor")
         # The actor climbs the critics as they were when this batch was scored: their embedding is
         # at hand, so the trunk is not evaluated twice.
         objective = CriticObjective(policy.critic, embedding.detach(), self.actor_objective)
@@ -521,6 +526,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
             # d/d log α of log α · (H − H_target): α falls while the entropy is above its target.
             self.log_ent_coef.grad = entropy.detach() - self._entropy_target
 
+        phase("optimiser")
         actor_norm = clip_gradients(self._actor_parameters, self.max_grad_norm)
         if self._n_updates <= self.critic_warmup:  # without a gradient nothing moves
             for parameter in (*self._actor_parameters, self.log_ent_coef):
@@ -530,6 +536,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         with torch.no_grad():
             if self.ent_coef == "auto":
                 self.log_ent_coef.clamp_(*LOG_ENT_COEF_RANGE)
+            phase("targets")
             torch._foreach_lerp_(
                 self._target_parameters,  # type: ignore[arg-type]
                 self._critic_parameters,  # type: ignore[arg-type]

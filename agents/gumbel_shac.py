@@ -13,7 +13,8 @@ from gumbelrl.agents.differentiable_envs import as_differentiable_env, new_drive
 from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.fault_watch import FaultWatch
-from gumbelrl.agents.optimization import clip_gradients_per_member
+from gumbelrl.agents.optimization import Adam, clip_gradients_per_member
+from gumbelrl.agents.phases import phase
 from gumbelrl.agents.policies import ShacPolicy
 from gumbelrl.agents.storage import PickleFreeAlgorithm
 from gumbelrl.gumbel import FactoredCategorical, Pathwise
@@ -205,12 +206,10 @@ class GumbelSHAC(PickleFreeAlgorithm):
         self._actor_parameters = list(policy.actor.parameters())
         self._value_parameters = list(policy.value_net.parameters())
         self._target_parameters = list(policy.value_target.parameters())
-        self.actor_optimizer = torch.optim.Adam(
+        self.actor_optimizer = Adam(
             self._actor_parameters, self.lr_schedule(1.0), betas=(0.9, self.actor_beta2), fused=True
         )
-        self.value_optimizer = torch.optim.Adam(
-            self._value_parameters, self.value_lr_schedule(0.0), fused=True
-        )
+        self.value_optimizer = Adam(self._value_parameters, self.value_lr_schedule(0.0), fused=True)
         self.episodes = EpisodeCounter((self.n_seeds, self.n_envs), self.device)
         self.driver: Any = None
         self._stored_driver: dict[str, Tensor] = {}
@@ -322,6 +321,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
         self.actor_optimizer.param_groups[0]["lr"] = self.lr_schedule(1.0 - progress)
         self.value_optimizer.param_groups[0]["lr"] = self.value_lr_schedule(progress)
 
+        phase("actor")
         returns = lambda_returns(window, self.gamma, self.actor_lambda)  # (H, S, N)
         ended = window.terminated | window.truncated
         starts = torch.cat([torch.ones_like(ended[:1]), ended[:-1]])
@@ -337,8 +337,10 @@ class GumbelSHAC(PickleFreeAlgorithm):
         actor_norm = clip_gradients_per_member(self._actor_parameters, self.max_grad_norm)
         self.actor_optimizer.step()
 
+        phase("targets")
         with torch.no_grad():
             targets = lambda_returns(window, self.gamma, self.gae_lambda)
+        phase("critic")
         value_loss = self._fit_value(window.obs, targets)
         if keep_metrics:
             self.metrics.add(
@@ -390,12 +392,14 @@ class GumbelSHAC(PickleFreeAlgorithm):
             loss.backward()
             clip_gradients_per_member(self._value_parameters, self.max_grad_norm)
             self.value_optimizer.step()
+        phase("targets")
         with torch.no_grad():
             torch._foreach_lerp_(
                 self._target_parameters,  # type: ignore[arg-type]
                 self._value_parameters,  # type: ignore[arg-type]
                 self.polyak,
             )
+        phase("training")
         return loss.detach()
 
     def dump_logs(self) -> None:

@@ -18,7 +18,8 @@ from gumbelrl.agents.episodes import (
     observation_arrays,
     rewards_to_go,
 )
-from gumbelrl.agents.optimization import clip_gradients
+from gumbelrl.agents.optimization import Adam, clip_gradients
+from gumbelrl.agents.phases import phase
 from gumbelrl.agents.policies import (
     ReinforceCnnPolicy,
     ReinforceMultiInputPolicy,
@@ -196,12 +197,8 @@ class REINFORCE(MaskedPrediction, PickleFreeAlgorithm, OnPolicyAlgorithm):
             *policy.value_net.parameters(),
             *policy.value_features_extractor.parameters(),
         ]
-        self.actor_optimizer = torch.optim.Adam(
-            self._actor_parameters, self.lr_schedule(1.0), fused=True
-        )
-        self.value_optimizer = torch.optim.Adam(
-            self._value_parameters, self.value_learning_rate, fused=True
-        )
+        self.actor_optimizer = Adam(self._actor_parameters, self.lr_schedule(1.0), fused=True)
+        self.value_optimizer = Adam(self._value_parameters, self.value_learning_rate, fused=True)
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"actor": self.actor_optimizer, "value": self.value_optimizer}
@@ -324,12 +321,14 @@ class REINFORCE(MaskedPrediction, PickleFreeAlgorithm, OnPolicyAlgorithm):
         )
         self.value_optimizer.param_groups[0]["lr"] = self.value_learning_rate
         rollout = self._collected
+        phase("actor")
         actor_loss, metrics = self._actor_loss(rollout)
         self.actor_optimizer.zero_grad()
         actor_loss.backward()
         actor_norm = clip_gradients(self._actor_parameters, self.max_grad_norm)
         self.actor_optimizer.step()
 
+        phase("critic")
         value_loss = torch.zeros(())
         for _ in range(self.value_steps):
             value = self.policy.predict_values(rollout.obs).squeeze(-1)

@@ -68,6 +68,14 @@ class EvaluateSettings:
     trust: list[str] = Field(default_factory=list)
 
 
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ProfileSettings:
+    """The keys of profile_training.py beside train.py's; their meaning stands in its help."""
+
+    steps: Positive = 2000
+    warm_up: Annotated[int, Field(ge=0)] | None = None
+
+
 def parse_settings(arguments: Sequence[str], settings: Callable[..., T]) -> T:
     """key=value arguments, in Hydra's grammar, as a pydantic dataclass.
 
