@@ -1,10 +1,10 @@
-# make install | train | test | check | bench | format | clean: each does all its own set-up.
+# make install | train | test | check | bench | profile | format | clean: each does all its own set-up.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install train test check format bench clean
+.PHONY: install train test check format bench profile clean
 
 install: $(STAMP)
 
@@ -27,7 +27,7 @@ test: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy .typing/gumbelrl/gumbel .typing/gumbelrl/agents .typing/gumbelrl/envs .typing/gumbelrl/tracking .typing/gumbelrl/comparison .typing/gumbelrl/configs .typing/gumbelrl/train.py .typing/gumbelrl/evaluate.py .typing/gumbelrl/compare.py
+	$(BIN)/mypy .typing/gumbelrl/gumbel .typing/gumbelrl/agents .typing/gumbelrl/envs .typing/gumbelrl/tracking .typing/gumbelrl/comparison .typing/gumbelrl/configs .typing/gumbelrl/train.py .typing/gumbelrl/evaluate.py .typing/gumbelrl/compare.py .typing/gumbelrl/profile_training.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
@@ -36,6 +36,10 @@ format: $(STAMP)
 # CartPole-v1 table and learning curves: our agents beside PPO, ten seeds each.
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.cartpole $(ARGS)
+
+# Where a training second goes: make profile ARGS="agent=gumbel_sac env=lunarlander"
+profile: $(STAMP)
+	$(BIN)/python profile_training.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .typing build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

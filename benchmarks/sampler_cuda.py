@@ -5,8 +5,8 @@
 Forward: logits to one-hot. Backward: ∂⟨one_hot, g⟩/∂logits. Each is a captured CUDA graph over as
 many input sets as exceed the cache, replayed until `--milliseconds` are full, three rounds in turn
 with the others; the median counts. The floor is 8 and 12 bytes per float32 logit (4 and 6 in
-bfloat16) at the bandwidth of the faster of two device copies in the same run. Launches are counted by
-the profiler; time on the host is that of eager calls which do not wait.
+bfloat16) at the bandwidth of the faster of two device copies in the same run. The profiler counts
+launches; time on the host is that of eager calls, which do not wait.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from documents import ROOT
-from gumbelrl import compare, evaluate, train
+from gumbelrl import compare, evaluate, profile_training, train
 from gumbelrl.comparison.launchers import LocalLauncher
 from gumbelrl.comparison.run_job import Job, Outcome, next_command
 from gumbelrl.configs.compose import compose
@@ -111,6 +111,8 @@ class Typist:
         script = program.removeprefix("gumbelrl-").removesuffix(".py")
         if script in ("train", "evaluate", "compare"):
             getattr(self, script)(arguments)
+        elif script in ("profile", "profile_training"):
+            self.profile(arguments)
         elif program == "-m" and arguments[0] == "gumbelrl.gumbel.show":
             show.main(arguments[1:])
         elif program == "-m" and arguments[0] == "gumbelrl.tracking.resend":
@@ -150,6 +152,16 @@ class Typist:
             name = next(word.split("=", 1)[1] for word in arguments if word.startswith("run_dir="))
             self.runs.append(name)
         assert train.main(arguments) == 0, f"train.py {shlex.join(arguments)}"
+
+    @staticmethod
+    def profile(arguments: list[str]) -> None:
+        given = dict(word.split("=", 1) for word in arguments)
+        agent = given.get("agent", "gumbel_sac")
+        for key, value in SMALL[agent].items():
+            given.setdefault(f"agent.{key}", value)
+        small = given | {"steps": "64", "warm_up": "64"}
+        words = [f"{key}={value}" for key, value in small.items()]
+        assert profile_training.main(words) == 0, f"profile_training.py {shlex.join(words)}"
 
     def last_run(self) -> str:
         """Its folder; of a default run where the page made none, as by `make train`."""
