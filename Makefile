@@ -1,10 +1,10 @@
-# make install | train | test | check | bench | format | clean: each does all its own set-up.
+# make install | train | profile | test | check | bench | format | clean: each does all its own set-up.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install train test check format bench clean
+.PHONY: install train profile test check format bench clean
 
 install: $(STAMP)
 
@@ -20,6 +20,10 @@ $(STAMP): pyproject.toml constraints.txt
 train: $(STAMP)
 	$(BIN)/python train.py agent=gumbel_sac env=cartpole total_steps=100000 stop_at_return=475 $(ARGS)
 
+# Where a training second goes: make profile ARGS="agent=gumbel_sac env=lunarlander"
+profile: $(STAMP)
+	$(BIN)/python profile_training.py $(ARGS)
+
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
 
@@ -27,7 +31,7 @@ test: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy .typing/gumbelrl/gumbel .typing/gumbelrl/agents .typing/gumbelrl/envs .typing/gumbelrl/tracking .typing/gumbelrl/comparison .typing/gumbelrl/configs .typing/gumbelrl/train.py .typing/gumbelrl/evaluate.py .typing/gumbelrl/compare.py
+	$(BIN)/mypy .typing/gumbelrl/gumbel .typing/gumbelrl/agents .typing/gumbelrl/envs .typing/gumbelrl/tracking .typing/gumbelrl/comparison .typing/gumbelrl/configs .typing/gumbelrl/train.py .typing/gumbelrl/evaluate.py .typing/gumbelrl/compare.py .typing/gumbelrl/profile_training.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

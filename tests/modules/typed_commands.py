@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from documents import ROOT
-from gumbelrl import compare, evaluate, train
+from gumbelrl import compare, evaluate, profile_training, train
 from gumbelrl.comparison.launchers import LocalLauncher
 from gumbelrl.comparison.run_job import Job, Outcome, next_command
 from gumbelrl.configs.compose import compose
@@ -71,7 +71,7 @@ SMALL: dict[str, dict[str, str]] = {
 
 def extra_of(command: str) -> tuple[str, str] | None:
     """(our extra, its module) where a command needs one."""
-    if not re.match(r"(?:\w+=\S+ )*(python (train|compare)\.py|gumbelrl-)", command):
+    if not re.match(r"(?:\w+=\S+ )*(python (train|compare|profile_training)\.py|gumbelrl-)", command):
         return None
     for extra, (module, sign) in EXTRAS.items():
         if re.search(sign, command):
@@ -111,6 +111,8 @@ class Typist:
         script = program.removeprefix("gumbelrl-").removesuffix(".py")
         if script in ("train", "evaluate", "compare"):
             getattr(self, script)(arguments)
+        elif program == "profile_training.py":
+            self.profile(arguments)
         elif program == "-m" and arguments[0] == "gumbelrl.gumbel.show":
             show.main(arguments[1:])
         elif program == "-m" and arguments[0] == "gumbelrl.tracking.resend":
@@ -150,6 +152,15 @@ class Typist:
             name = next(word.split("=", 1)[1] for word in arguments if word.startswith("run_dir="))
             self.runs.append(name)
         assert train.main(arguments) == 0, f"train.py {shlex.join(arguments)}"
+
+    @staticmethod
+    def profile(arguments: list[str]) -> None:
+        """The options as they stand must fit together; then a few steps of the run, small."""
+        if "--help" not in arguments:
+            compose(_without(arguments, *profile_training.OWN_KEYS))
+            arguments = shrunk(_without(arguments, *profile_training.OWN_KEYS), "runs/profiled")
+            arguments += ["steps=8", "warm_up=8"]
+        assert profile_training.main(arguments) == 0, f"profile {shlex.join(arguments)}"
 
     def last_run(self) -> str:
         """Its folder; of a default run where the page made none, as by `make train`."""
