@@ -1,10 +1,10 @@
-# make install | train | test | check | bench | profile | format | clean: each does all its own set-up.
+# make install | train | profile | test | check | bench | format | clean: each does all its own set-up.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install train test check format bench profile clean
+.PHONY: install train profile test check format bench clean
 
 install: $(STAMP)
 
@@ -19,6 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 # Trains the default agent on CartPole-v1 until it holds 475 over 100 episodes (100,000 steps at most).
 train: $(STAMP)
 	$(BIN)/python train.py agent=gumbel_sac env=cartpole total_steps=100000 stop_at_return=475 $(ARGS)
+
+# Where a training second goes: make profile ARGS="agent=gumbel_sac env=lunarlander"
+profile: $(STAMP)
+	$(BIN)/python profile_training.py $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --numprocesses auto $(ARGS)
@@ -36,10 +40,6 @@ format: $(STAMP)
 # CartPole-v1 table and learning curves: our agents beside PPO, ten seeds each.
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.cartpole $(ARGS)
-
-# Where a training second goes: make profile ARGS="agent=gumbel_sac env=lunarlander"
-profile: $(STAMP)
-	$(BIN)/python profile_training.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) .typing build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

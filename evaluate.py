@@ -55,9 +55,9 @@ def print_evaluation(settings: EvaluateSettings) -> None:
         env_factory,
         evaluating,
         load_normalization,
-        select_device,
     )
     from gumbelrl.configs.compose import ConfigError, check_config, check_trusted
+    from gumbelrl.configs.devices import select_device
     from gumbelrl.tracking import (
         RunFolder,
         best,

@@ -169,9 +169,9 @@ class Run:
             env_for_agent,
             evaluating,
             load_agent,
-            select_device,
             settings_source,
         )
+        from gumbelrl.configs.devices import AUTO, faster_on_cpu, select_device
         from gumbelrl.configs.resume import RUNS
         from gumbelrl.tracking import (
             RunFolder,
@@ -183,7 +183,7 @@ class Run:
 
         config = self.config
         torch.set_num_threads(config["threads"])
-        device = select_device(config["device"])
+        device = select_device(config["device"], resumed=config["resume"])
         tracking = TrackingSettings(
             **{key: value for key, value in config["tracking"].items() if key[0] != "_"}
         )
@@ -200,6 +200,9 @@ class Run:
         self.closing.callback(self._close_env)
         if checkpoint is None:
             self.agent = build_agent(config["agent"], self.env, config["seed"], device)
+            advice = faster_on_cpu(self.agent, device) if config["device"] == AUTO else None
+            if advice is not None:
+                print(advice)
         else:
             self.agent = load_agent(config["agent"], self.env, device, checkpoint)
         if config["resume"] is None:

@@ -1,8 +1,7 @@
-"""What a checked configuration names, built: the device, environments, agents."""
+"""What a checked configuration names, built: environments, agents."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,25 +14,6 @@ if TYPE_CHECKING:
 
 NORMALIZATION = "normalization.safetensors"  # in a checkpoint, beside agent.zip
 REPLAY = "replay"  # likewise, a folder
-
-
-def select_device(name: str) -> str:
-    """`auto` is CUDA where there is one; ConfigError for a device that torch does not have."""
-    import torch
-    from gumbelrl.configs.compose import ConfigError
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = re.fullmatch(r"cpu|cuda(?::(\d{1,3}))?", name)
-    if kind is None:
-        raise ConfigError(f"device={name} is unknown: use auto, cpu, cuda or cuda:N")
-    n_devices = torch.cuda.device_count()
-    if name != "cpu" and int(kind[1] or 0) >= n_devices:
-        raise ConfigError(
-            f"device={name}, but this torch sees {n_devices} CUDA devices: use device=auto or "
-            "device=cpu, or install a CUDA build of torch"
-        )
-    return name
 
 
 def agent_name(target: str) -> str:

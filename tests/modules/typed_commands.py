@@ -71,7 +71,9 @@ SMALL: dict[str, dict[str, str]] = {
 
 def extra_of(command: str) -> tuple[str, str] | None:
     """(our extra, its module) where a command needs one."""
-    if not re.match(r"(?:\w+=\S+ )*(python (train|compare)\.py|gumbelrl-)", command):
+    if not re.match(
+        r"(?:\w+=\S+ )*(python (train|compare|profile_training)\.py|gumbelrl-)", command
+    ):
         return None
     for extra, (module, sign) in EXTRAS.items():
         if re.search(sign, command):
@@ -111,7 +113,7 @@ class Typist:
         script = program.removeprefix("gumbelrl-").removesuffix(".py")
         if script in ("train", "evaluate", "compare"):
             getattr(self, script)(arguments)
-        elif script in ("profile", "profile_training"):
+        elif program == "profile_training.py":
             self.profile(arguments)
         elif program == "-m" and arguments[0] == "gumbelrl.gumbel.show":
             show.main(arguments[1:])
@@ -155,13 +157,12 @@ class Typist:
 
     @staticmethod
     def profile(arguments: list[str]) -> None:
-        given = dict(word.split("=", 1) for word in arguments)
-        agent = given.get("agent", "gumbel_sac")
-        for key, value in SMALL[agent].items():
-            given.setdefault(f"agent.{key}", value)
-        small = given | {"steps": "64", "warm_up": "64"}
-        words = [f"{key}={value}" for key, value in small.items()]
-        assert profile_training.main(words) == 0, f"profile_training.py {shlex.join(words)}"
+        """The options as they stand must fit together; then a few steps of the run, small."""
+        if "--help" not in arguments:
+            compose(_without(arguments, *profile_training.OWN_KEYS))
+            arguments = shrunk(_without(arguments, *profile_training.OWN_KEYS), "runs/profiled")
+            arguments += ["steps=8", "warm_up=8"]
+        assert profile_training.main(arguments) == 0, f"profile {shlex.join(arguments)}"
 
     def last_run(self) -> str:
         """Its folder; of a default run where the page made none, as by `make train`."""
