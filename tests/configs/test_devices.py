@@ -8,6 +8,7 @@ from command_lines import SAC, rows_without_times, run
 from gumbelrl import train
 from gumbelrl.agents import A2C, DQN, PPO, REINFORCE, GumbelSAC, GumbelSHAC
 from gumbelrl.agents import SAC as ContinuousSAC
+from gumbelrl.agents.captured import CapturedStep
 from gumbelrl.configs import build, devices
 from gumbelrl.configs.compose import ConfigError
 from gumbelrl.configs.devices import faster_on_cpu, select_device, update_seconds, update_size
@@ -95,6 +96,12 @@ def test_it_is_silent_where_the_gpu_is_faster_or_about_the_same():
     assert faster_on_cpu(agent, "cuda", times(cuda=1e-3, cpu=5e-3)[0]) is None
     assert faster_on_cpu(agent, "cuda", times(cuda=1e-3, cpu=0.97e-3)[0]) is None
     assert faster_on_cpu(agent, "cpu", lambda *_: pytest.fail("measured")) is None
+
+
+def test_an_update_that_is_one_cuda_graph_is_not_measured_by_an_eager_one():
+    agent = agent_of(GumbelSAC)
+    agent._captured = CapturedStep([])
+    assert faster_on_cpu(agent, "cuda", lambda *_: pytest.fail("measured")) is None
 
 
 def test_measuring_takes_devices_and_leaves_random_streams_alone():
