@@ -28,6 +28,7 @@ from gumbelrl.tracking import (
 from gumbelrl.tracking.wandb_tracker import (
     WandbOutput,
     WandbTracker,
+    answers,
     readable,
     unsent_segments,
 )
@@ -52,10 +53,16 @@ _SHARED = ("mode", "project", "entity", "code", "start_timeout", "stall_timeout"
 
 
 class SummaryTracker(WandbTracker):
-    """A W&B run of no training: its row has no env steps."""
+    """A W&B run of no training: its row has no env steps, and nothing else goes on while a server
+    does not answer."""
 
     unharmed = "The grid is done"
     record = "its folder"
+
+    def _start(self, wandb: Any) -> WandbOutput:
+        if self.mode == "online" and not answers(wandb.setup().settings.base_url):
+            raise ConnectionError("its server does not answer")
+        return super()._start(wandb)
 
     def _describe(self, output: WandbOutput) -> None:
         pass
@@ -132,7 +139,8 @@ class WandbGrid:
         if memory.get("content") == content and self._stands(memory, choice.mode):
             return ["W&B has the summary of this grid already", *self._upload(grid)]
         memory["id"] = str(memory.get("id") or secrets.token_hex(4))
-        self._keep({"id": memory["id"]})  # should this be killed, the next one is the same run
+        # Should this be killed, the next one is the same run.
+        self._keep({key: memory.get(key) for key in ("id", "known")})
         tracker = SummaryTracker(choice, settings, self.out, _described(grid), run_id=memory["id"])
         tables = {name: read_table(self.out / f"{name}.csv") for name in TABLES}
         headline = (self.out / "table.txt").read_text(encoding="utf-8").partition("\n")[0]
@@ -141,7 +149,7 @@ class WandbGrid:
         tracker.summarise({"headline": headline, "runs": counts})
         tracker.close()
         if tracker.failure is None:
-            self._keep({"id": tracker.run_id, "mode": tracker.mode, "content": content})
+            self._note(tracker, content, memory)
             self._drop_earlier(tracker)
         online = [f"online: {tracker.url}"] if tracker.url else []
         return [*online, *self._upload(grid, tracker)]
@@ -157,19 +165,29 @@ class WandbGrid:
         """Whether what was logged last needs no second time in this mode."""
         if memory.get("mode") == "online":
             return True
-        segments = self._segments(str(memory.get("id")))
+        segments = list((self.out / "wandb").glob(f"offline-run-*-{memory.get('written')}"))
         sent = any(any(segment.glob("*.synced")) for segment in segments)
         return sent or (mode == "offline" and bool(segments))
 
-    def _segments(self, run_id: str) -> list[Path]:
-        return sorted((self.out / "wandb").glob(f"offline-run-*-{run_id}"))
+    def _note(self, tracker: WandbTracker, content: str, memory: Mapping[str, Any]) -> None:
+        """Remember what was logged, and under which id the next one goes: the one W&B knows."""
+        known = bool(memory.get("known"))
+        self._keep(
+            {
+                "id": memory["id"] if known else tracker.run_id,
+                "known": known or tracker.mode == "online",
+                "written": tracker.run_id,
+                "mode": tracker.mode,
+                "content": content,
+            }
+        )
 
     def _drop_earlier(self, tracker: WandbTracker) -> None:
         """Remove what was never uploaded and now says less: uploaded later, it would win."""
-        present = Path(tracker.run.settings.sync_dir) if tracker.run else None
-        unsent = {path.resolve() for path in unsent_segments(self.out)}
-        for segment in self._segments(tracker.run_id):
-            if segment.resolve() in unsent and segment.resolve() != present:
+        assert tracker.run is not None
+        present = Path(tracker.run.settings.sync_dir).resolve()
+        for segment in unsent_segments(self.out):
+            if segment.resolve() != present:
                 shutil.rmtree(segment, ignore_errors=True)
 
     def _upload(self, grid: Grid, tracker: WandbTracker | None = None) -> list[str]:
@@ -216,6 +234,8 @@ def read_table(path: Path) -> tuple[list[str], list[list[Any]]]:
 
 
 def _fit(name: str) -> str:
+    """As W&B takes it, and nothing that Hydra would look up."""
+    name = name.replace("${", "$ {")
     return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 

@@ -15,6 +15,7 @@ from gumbelrl import evaluate, train
 from gumbelrl.tracking import RunFolder, read_metrics
 from gumbelrl.tracking.trackers import config_digest
 from stable_baselines3.common.logger import KVWriter
+from wandb_files import inspect
 from wandb_server import serving
 
 KEY = "k" * 36 + "SECR"
@@ -57,13 +58,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "train.py").write_text("gamma = 0.99\n")
     monkeypatch.setattr("gumbelrl.tracking.wandb_tracker.source_checkout", lambda: folder)
     return folder
-
-
-def inspect(path: Path) -> list[dict[str, Any]]:
-    """Records of a W&B run, by W&B's own reader."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    return [json.loads(line) for line in answer.stdout.splitlines()]
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

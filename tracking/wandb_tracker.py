@@ -57,7 +57,8 @@ class WandbTracker(BackgroundWriter):
         config: the resolved configuration, nested mappings allowed; W&B itself filters by
             `agent.gamma` and the like.
         earlier: `state()` of the segment that this one goes on from.
-        run_id: for a run that is written again under one id, online and offline; None draws one.
+        run_id: for a run that is written again and again under one id; None draws one. Offline it
+            has another where W&B holds the id of a failed start as in use.
 
     Attributes:
         mode: "online" or "offline", after every fallback.
@@ -83,6 +84,7 @@ class WandbTracker(BackgroundWriter):
         goes_on = self.mode == "online" and (earlier or {}).get("mode") == "online"
         self._resumed = str((earlier or {})["id"]) if earlier and goes_on else None
         self._fixed_id = run_id
+        self._in_use = False  # W&B's service has been told the id
         self.run_id = run_id or self._resumed or secrets.token_hex(4)
         self._output: WandbOutput | None = None
         self._first_row = int((earlier or {}).get("rows", 0))
@@ -166,13 +168,15 @@ class WandbTracker(BackgroundWriter):
                 self.reason = f"W&B is offline: it could not start online ({brief(error)})."
                 _log.warning("%s %s.", self.reason, self.unharmed)
                 self.mode, self._resumed = "offline", None
-                self.run_id = self._fixed_id or secrets.token_hex(4)
+                if self._in_use:
+                    self.run_id = secrets.token_hex(4)
         return self._start(wandb)
 
     def _start(self, wandb: Any) -> WandbOutput:
         settings, checkout = self.settings, source_checkout()
         goes_on = self._resumed or (self._fixed_id and self.mode == "online")
         earlier = set((self.folder / "wandb").glob("run-*"))  # a sweep names them by its own ids
+        self._in_use = True
         try:
             self.run = wandb.init(
                 mode=self.mode,
@@ -221,7 +225,7 @@ class WandbTracker(BackgroundWriter):
         # One that has not started yet goes offline by itself, and loses nothing.
         if self.mode != "online" or self._output is None:
             return None
-        if _answers(self._output.run.settings.base_url):
+        if answers(self._output.run.settings.base_url):
             return None
         return "its server does not answer"
 
@@ -320,7 +324,7 @@ class WandbOutput(KVWriter):
 
     def check_server(self) -> None:
         """Raise where W&B would ask a server that is gone for hours, and never come to the end."""
-        if not self.run.offline and not _answers(self.run.settings.base_url):
+        if not self.run.offline and not answers(self.run.settings.base_url):
             raise ConnectionError("its server does not answer")
 
     def close(self) -> None:
@@ -340,7 +344,7 @@ def _is_code(path: Path, checkout: Path) -> bool:
     return path.suffix == ".py" and (len(parts) == 1 or parts[0] in CODE_FOLDERS)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     """Whether a server says anything at all within two seconds."""
     import requests
 
