@@ -1,5 +1,5 @@
-"""A grid on Weights & Biases: names, the summary run and its troubles. `.wandb` files are read back;
-runs are simulated but for one grid that trains."""
+"""A grid on Weights & Biases: names, the summary run and its troubles. `.wandb` files are read
+back; runs are simulated but for one grid that trains."""
 
 import csv
 import functools
@@ -108,6 +108,10 @@ def logged(segment):
     """The one row of a summary run: its keys, W&B's own left out."""
     (row,) = [r["history"]["item"] for r in inspect(segment) if r["type"] == "history"]
     return {key.rpartition(".")[0] for key in row if "." in key}
+
+
+def remembered():
+    return json.loads(Path("grid/wandb/comparison.json").read_text())
 
 
 def check_secrets(*texts):
@@ -254,9 +258,28 @@ def test_a_server_that_is_no_help_costs_one_line(trouble, ran, monkeypatch, capf
     assert warning.endswith("The grid is done.")
     (segment,) = segments()
     assert {"comparison/scores", "comparison/report"} < logged(segment)
+    assert remembered()["id"] == described(segment)["run_id"]
     printed = capfd.readouterr()
     assert "upload to W&B: wandb sync grid/wandb/offline-run-*" in printed.out
     check_secrets(*printed, warning)
+
+
+def test_after_a_rejected_key_the_summary_is_again_the_run_that_it_was(ran, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "online")
+
+    def on(server, *arguments):
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        assert run_grid(*arguments) == 0
+        sys.modules["wandb"].teardown()  # W&B reads its environment once
+        return list(server.runs)
+
+    with serving() as server, serving(rejects=True) as strict, serving() as another:
+        (run_id,) = on(server)
+        assert on(strict, "seeds=2") == []
+        (segment,) = segments()
+        assert described(segment)["run_id"] != run_id  # which W&B holds as in use
+        assert on(another, "seeds=2") == [run_id]
+    assert segments() == []
 
 
 def test_a_tracker_that_breaks_changes_no_exit_code(ran, monkeypatch, capsys, caplog):
@@ -285,7 +308,8 @@ def test_where_it_is_off_nothing_changes(given, ran, monkeypatch, capsys):
 def test_reporting_on_a_folder_logs_nothing(ran, monkeypatch, capsys):
     assert run_grid() == 0
     monkeypatch.setattr(compare, "report_on", REPORT_ON)
-    before = {path: path.stat().st_mtime_ns for path in Path("grid/wandb").rglob("*")}
+    kept = sorted(Path("grid/wandb").rglob("*"))
+    memory = Path("grid/wandb/comparison.json").read_bytes()
     monkeypatch.setitem(sys.modules, "wandb", None)
     Path("grid/runs/cart-one-seed0/metrics.jsonl").write_text(
         '{"env_steps": 64, "eval/return_mean": 0.5}\n'
@@ -293,7 +317,8 @@ def test_reporting_on_a_folder_logs_nothing(ran, monkeypatch, capsys):
     capsys.readouterr()
     assert compare.main(["runs=grid"]) == 0
     assert "W&B" not in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in Path("grid/wandb").rglob("*")} == before
+    assert sorted(Path("grid/wandb").rglob("*")) == kept
+    assert Path("grid/wandb/comparison.json").read_bytes() == memory
 
 
 @pytest.mark.parametrize(
