@@ -9,6 +9,7 @@ import os
 import secrets
 import shlex
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,12 @@ class SummaryTracker(WandbTracker):
 
     def _describe(self, output: WandbOutput) -> None:
         pass
+
+    def wait(self, deadline: float) -> None:
+        # Its end comes while it starts, when nothing is known of the server.
+        while self.run is None and self._thread.is_alive() and time.monotonic() < deadline:
+            self._thread.join(0.1)
+        super().wait(deadline)
 
 
 class WandbGrid:
@@ -151,8 +158,10 @@ class WandbGrid:
         if tracker.failure is None:
             self._note(tracker, content, memory)
             self._drop_earlier(tracker)
+        if tracker.failure is not None:
+            return [f"to log the summary again: {grid.command}", *self._upload(grid)]
         online = [f"online: {tracker.url}"] if tracker.url else []
-        return [*online, *self._upload(grid, tracker)]
+        return [*online, *self._upload(grid)]
 
     def _content(self, settings: TrackingSettings) -> str:
         """The same while the report says the same and goes to the same place."""
@@ -190,7 +199,7 @@ class WandbGrid:
             if segment.resolve() != present:
                 shutil.rmtree(segment, ignore_errors=True)
 
-    def _upload(self, grid: Grid, tracker: WandbTracker | None = None) -> list[str]:
+    def _upload(self, grid: Grid) -> list[str]:
         """The command that uploads what the grid has on this machine alone."""
         out = shlex.quote(readable(str(self.out.resolve())))
         where = []
@@ -198,8 +207,6 @@ class WandbGrid:
             where.append(f"{out}/runs/*/wandb/offline-run-*")
         if unsent_segments(self.out):
             where.append(f"{out}/wandb/offline-run-*")
-        if tracker and tracker.run and tracker.failure and tracker.mode == "online":
-            where.append(shlex.quote(readable(str(tracker.run.settings.sync_dir))))
         return [f"upload to W&B: wandb sync {' '.join(where)}"] if where else []
 
     def _remember(self) -> dict[str, Any]:

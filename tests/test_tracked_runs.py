@@ -190,7 +190,7 @@ def test_a_server_that_drops_in_mid_run(tmp_path, capfd, monkeypatch):
         time.sleep(0.5)  # W&B's service ends the file when it may
     assert rows_of(segment) == metrics
     assert "its server does not answer" in printed.out
-    assert f"wandb sync {readable(segment)}" in printed.out.replace("\n", "")
+    assert f"wandb sync --include-online {readable(segment)}" in printed.out.replace("\n", "")
     check_secrets(folder, *printed)
 
 

@@ -142,15 +142,16 @@ class WandbTracker(BackgroundWriter):
         """The command that uploads what is on this machine alone; None when all was sent."""
         home = self.folder / "wandb"
         offline = sorted(home.glob("offline-run-*"))
-        unsent = unsent_segments(self.folder)
+        unsent, options = unsent_segments(self.folder), []
         if self.mode == "online" and self.failure is not None and self.run is not None:
             with contextlib.suppress(Exception):
                 unsent.append(Path(self.run.settings.sync_dir))
+                options.append("--include-online")  # it leaves them out by itself
         if not unsent:
             return None
         if len(unsent) > 1 and unsent == offline:  # every segment, in a line that can be copied
             return f"wandb sync {shlex.quote(readable(str(home)))}/offline-run-*"
-        return shlex.join(["wandb", "sync", *(readable(str(path)) for path in unsent)])
+        return shlex.join(["wandb", "sync", *options, *(readable(str(path)) for path in unsent)])
 
     def _open(self) -> KVWriter:
         # W&B's reports about itself hold up the end of the process for 22 s when its server hangs.

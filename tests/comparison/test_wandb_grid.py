@@ -287,6 +287,7 @@ def test_a_tracker_that_breaks_changes_no_exit_code(ran, monkeypatch, capsys, ca
     assert run_grid() == 0
     (warning,) = [r.getMessage() for r in caplog.records if r.name.startswith("gumbelrl")]
     assert "The grid is done; its folder has everything." in warning
+    assert "to log the summary again: python compare.py experiment=tiny" in capsys.readouterr().out
     monkeypatch.setattr("gumbelrl.comparison.wandb_grid.read_table", lambda path: 1 / 0)
     assert run_grid() == 0
     out = capsys.readouterr().out
