@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gumbelrl.comparison.grid import Grid, Point
+from gumbelrl.comparison.grid import Grid, Point, Status
 from gumbelrl.configs.compose import ConfigError
 from gumbelrl.configs.tuned_settings import in_hydra
 from gumbelrl.tracking import (
@@ -37,16 +37,8 @@ from gumbelrl.tracking.wandb_tracker import (
 JOB_TYPE = "comparison"  # of the run that sums the grid up
 MEMORY = "comparison.json"  # in the grid's wandb/: that run's id, and what it was told last
 TABLES = ("scores", "pairs", "runs")  # CSV files of the report
-_WORDS = (
-    "env",
-    "agent",
-    "first",
-    "second",
-    "status",
-    "run",
-    "reason",
-    "note",
-)  # their text columns
+# Columns of them that are text.
+_WORDS = ("env", "agent", "first", "second", "status", "run", "reason", "note")
 _LONGEST = 64  # letters of a tag that W&B takes
 _DEFAULTS = TrackingSettings()
 # Of the runs' settings, what the summary follows too.
@@ -145,21 +137,32 @@ class WandbGrid:
         content, memory = self._content(settings), self._remember()
         if memory.get("content") == content and self._stands(memory, choice.mode):
             return ["W&B has the summary of this grid already", *self._upload(grid)]
-        memory["id"] = str(memory.get("id") or secrets.token_hex(4))
-        # Should this be killed, the next one is the same run.
-        self._keep({key: memory.get(key) for key in ("id", "known")})
-        tracker = SummaryTracker(choice, settings, self.out, _described(grid), run_id=memory["id"])
         tables = {name: read_table(self.out / f"{name}.csv") for name in TABLES}
         headline = (self.out / "table.txt").read_text(encoding="utf-8").partition("\n")[0]
-        counts = {name: grid.count(name) for name in ("finished", "failed", "n/a")}  # type: ignore[arg-type]
+        statuses: tuple[Status, ...] = ("finished", "failed", "n/a")
+        counts = {status: grid.count(status) for status in statuses}
+        run_id = str(memory.get("id") or secrets.token_hex(4))
+        known = bool(memory.get("known")) or self._sent(memory)
+        self._keep(
+            {"id": run_id, "known": known}
+        )  # should this be killed, the next is the same run
+        tracker = SummaryTracker(choice, settings, self.out, _described(grid), run_id=run_id)
         tracker.submit(lambda output: _log_report(output, self.out, tables), files=1)
         tracker.summarise({"headline": headline, "runs": counts})
         tracker.close()
-        if tracker.failure is None:
-            self._note(tracker, content, memory)
-            self._drop_earlier(tracker)
         if tracker.failure is not None:
             return [f"to log the summary again: {grid.command}", *self._upload(grid)]
+        self._keep(
+            {
+                # Of two ids, because the first was in use, the one that W&B has goes on.
+                "id": run_id if known else tracker.run_id,
+                "known": known or tracker.mode == "online",
+                "written": tracker.run_id,
+                "mode": tracker.mode,
+                "content": content,
+            }
+        )
+        self._drop_earlier(tracker)
         online = [f"online: {tracker.url}"] if tracker.url else []
         return [*online, *self._upload(grid)]
 
@@ -172,24 +175,16 @@ class WandbGrid:
 
     def _stands(self, memory: Mapping[str, Any], mode: str) -> bool:
         """Whether what was logged last needs no second time in this mode."""
+        return self._sent(memory) or (mode == "offline" and bool(self._segments(memory)))
+
+    def _sent(self, memory: Mapping[str, Any]) -> bool:
+        """Whether W&B has what was logged last."""
         if memory.get("mode") == "online":
             return True
-        segments = list((self.out / "wandb").glob(f"offline-run-*-{memory.get('written')}"))
-        sent = any(any(segment.glob("*.synced")) for segment in segments)
-        return sent or (mode == "offline" and bool(segments))
+        return any(any(segment.glob("*.synced")) for segment in self._segments(memory))
 
-    def _note(self, tracker: WandbTracker, content: str, memory: Mapping[str, Any]) -> None:
-        """Remember what was logged, and under which id the next one goes: the one W&B knows."""
-        known = bool(memory.get("known"))
-        self._keep(
-            {
-                "id": memory["id"] if known else tracker.run_id,
-                "known": known or tracker.mode == "online",
-                "written": tracker.run_id,
-                "mode": tracker.mode,
-                "content": content,
-            }
-        )
+    def _segments(self, memory: Mapping[str, Any]) -> list[Path]:
+        return list((self.out / "wandb").glob(f"offline-run-*-{memory.get('written')}"))
 
     def _drop_earlier(self, tracker: WandbTracker) -> None:
         """Remove what was never uploaded and now says less: uploaded later, it would win."""

@@ -191,6 +191,13 @@ def test_a_server_that_drops_in_mid_run(tmp_path, capfd, monkeypatch):
     assert rows_of(segment) == metrics
     assert "its server does not answer" in printed.out
     assert f"wandb sync --include-online {readable(segment)}" in printed.out.replace("\n", "")
+    with serving() as another:
+        environ = {**os.environ, "WANDB_BASE_URL": another.url}
+        command = [sys.executable, "-m", "wandb", "sync", "--include-online", str(segment)]
+        subprocess.run(command, env=environ, check=True, capture_output=True, timeout=60)
+        ((_, sent),) = another.rows.items()
+    name = "eval/return_mean"
+    assert [r[name] for r in sent if name in r] == [r[name] for r in metrics if name in r]
     check_secrets(folder, *printed)
 
 
