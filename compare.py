@@ -119,11 +119,13 @@ class Comparison:
         """Run to the end; returns the exit code. Bad input raises before a run is begun."""
         from gumbelrl.comparison.command_line import locked, make_out
         from gumbelrl.comparison.grid import MANIFEST, Grid, check_points, merge
+        from gumbelrl.comparison.wandb_grid import WandbGrid
         from gumbelrl.tracking import StopSignals
 
         self.configs = check_points(self.grid.points, self.grid.points[0].settings)
         if (self.out / MANIFEST).exists():
             self.grid = merge(Grid.read(self.out), self.grid, self.out)
+        self.wandb = WandbGrid(self.grid.experiment, self.out, self.configs)
         if self.settings.dry_run:
             return self._print_grid()
         make_out(self.out)
@@ -191,7 +193,7 @@ class Comparison:
         jobs = [
             Job(
                 name=point.name,
-                overrides=tuple(point.overrides),
+                overrides=(*self.wandb.overrides(point), *point.overrides),
                 run=(self.out / point.run).absolute(),
                 log=(self.out / "logs" / f"{point.name}.log").absolute(),
                 total_steps=point.total_steps,
@@ -283,6 +285,8 @@ class Comparison:
             return 130
         if grid.count("finished"):
             report_on(self.out)
+            for line in self.wandb.summarise(grid):
+                print(line)
         return 1 if failed or not grid.count("finished") else 0
 
 

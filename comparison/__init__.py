@@ -7,4 +7,5 @@
 | `run_job` | one grid point: begun, resumed or skipped, and what became of it |
 | `launchers`, `ray_launcher` | many of them, on this machine or on a Ray cluster |
 | `grid_display` | what the user sees meanwhile |
+| `wandb_grid` | what its runs share on Weights & Biases, and the run that sums them up |
 """

@@ -118,6 +118,11 @@ def draw_figures(comparison: Comparison, folder: Path) -> list[Figure]:
             drawn += _overall(comparison, folder)
         for number, env in enumerate(comparison.envs):
             drawn += _of_env(comparison, env, number, folder)
+    names = {figure.name for figure in drawn}
+    for path in folder.glob("*-*.*"):
+        ours = re.fullmatch(r"(all|\d\d)-.+\.(svg|png)", path.name)
+        if ours and path.stem not in names:  # of an earlier report on fewer runs
+            path.unlink()
     return drawn
 
 

@@ -394,7 +394,8 @@ def _run_folders(out: Path) -> Iterator[Path]:
             names.clear()
             yield Path(path)
         else:
-            names[:] = sorted(name for name in names if not name.startswith("."))
+            # A grid has a wandb/ of its own.
+            names[:] = sorted(name for name in names if name[0] != "." and name != "wandb")
 
 
 def _read_config(run: RunFolder) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from gumbelrl import evaluate, train
 from gumbelrl.tracking import RunFolder, read_metrics
 from gumbelrl.tracking.trackers import config_digest
 from stable_baselines3.common.logger import KVWriter
+from wandb_files import inspect
 from wandb_server import serving
 
 KEY = "k" * 36 + "SECR"
@@ -57,13 +58,6 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "train.py").write_text("gamma = 0.99\n")
     monkeypatch.setattr("gumbelrl.tracking.wandb_tracker.source_checkout", lambda: folder)
     return folder
-
-
-def inspect(path: Path) -> list[dict[str, Any]]:
-    """Records of a W&B run, by W&B's own reader."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    return [json.loads(line) for line in answer.stdout.splitlines()]
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -196,7 +190,14 @@ def test_a_server_that_drops_in_mid_run(tmp_path, capfd, monkeypatch):
         time.sleep(0.5)  # W&B's service ends the file when it may
     assert rows_of(segment) == metrics
     assert "its server does not answer" in printed.out
-    assert f"wandb sync {readable(segment)}" in printed.out.replace("\n", "")
+    assert f"wandb sync --include-online {readable(segment)}" in printed.out.replace("\n", "")
+    with serving() as another:
+        environ = {**os.environ, "WANDB_BASE_URL": another.url}
+        command = [sys.executable, "-m", "wandb", "sync", "--include-online", str(segment)]
+        subprocess.run(command, env=environ, check=True, capture_output=True, timeout=60)
+        ((_, sent),) = another.rows.items()
+    name = "eval/return_mean"
+    assert [r[name] for r in sent if name in r] == [r[name] for r in metrics if name in r]
     check_secrets(folder, *printed)
 
 

@@ -39,7 +39,12 @@ class BackgroundWriter(KVWriter):
     Attributes:
         failure: why it was cut off, or None.
         rows: rows given so far.
+        unharmed: what goes on without it, for the warning.
+        record: what has everything all the same.
     """
+
+    unharmed = "Training goes on"
+    record = "metrics.jsonl"
 
     def __init__(
         self,
@@ -175,10 +180,11 @@ class BackgroundWriter(KVWriter):
         if self._warned.acquire(blocking=False):
             self.failure = why
             _log.warning(
-                "%s failed and is left out from here on (%s). "
-                "Training goes on; metrics.jsonl has everything.",
+                "%s failed and is left out from here on (%s). %s; %s has everything.",
                 self.name,
                 why,
+                self.unharmed,
+                self.record,
             )
 
 

@@ -48,7 +48,7 @@ class WandbTracker(BackgroundWriter):
 
     A run that was online goes on under its id, and rows that its server has are not sent again;
     rows are numbered for that, as W&B's `_step`. An offline run goes on as another segment, with an
-    id of its own in the same group.
+    id of its own in the same group. In a sweep the agent's id is the run's.
 
     Args:
         choice: online or offline, from `resolve_mode`.
@@ -57,6 +57,8 @@ class WandbTracker(BackgroundWriter):
         config: the resolved configuration, nested mappings allowed; W&B itself filters by
             `agent.gamma` and the like.
         earlier: `state()` of the segment that this one goes on from.
+        run_id: for a run that is written again and again under one id; None draws one. Offline it
+            has another where W&B holds the id of a failed start as in use.
 
     Attributes:
         mode: "online" or "offline", after every fallback.
@@ -71,6 +73,7 @@ class WandbTracker(BackgroundWriter):
         folder: str | Path,
         config: Mapping[str, Any] | None = None,
         earlier: Mapping[str, Any] | None = None,
+        run_id: str | None = None,
     ) -> None:
         self.mode: Mode = choice.mode
         self.reason = choice.reason
@@ -80,7 +83,9 @@ class WandbTracker(BackgroundWriter):
         self._config = {**(config or {})}
         goes_on = self.mode == "online" and (earlier or {}).get("mode") == "online"
         self._resumed = str((earlier or {})["id"]) if earlier and goes_on else None
-        self.run_id = self._resumed or secrets.token_hex(4)
+        self._fixed_id = run_id
+        self._in_use = False  # W&B's service has been told the id
+        self.run_id = run_id or self._resumed or secrets.token_hex(4)
         self._output: WandbOutput | None = None
         self._first_row = int((earlier or {}).get("rows", 0))
         super().__init__(
@@ -137,15 +142,16 @@ class WandbTracker(BackgroundWriter):
         """The command that uploads what is on this machine alone; None when all was sent."""
         home = self.folder / "wandb"
         offline = sorted(home.glob("offline-run-*"))
-        unsent = [path for path in offline if not any(path.glob("*.synced"))]
+        unsent, options = unsent_segments(self.folder), []
         if self.mode == "online" and self.failure is not None and self.run is not None:
             with contextlib.suppress(Exception):
                 unsent.append(Path(self.run.settings.sync_dir))
+                options.append("--include-online")  # it leaves them out by itself
         if not unsent:
             return None
         if len(unsent) > 1 and unsent == offline:  # every segment, in a line that can be copied
-            return f"wandb sync {shlex.quote(_readable(str(home)))}/offline-run-*"
-        return shlex.join(["wandb", "sync", *(_readable(str(path)) for path in unsent)])
+            return f"wandb sync {shlex.quote(readable(str(home)))}/offline-run-*"
+        return shlex.join(["wandb", "sync", *options, *(readable(str(path)) for path in unsent)])
 
     def _open(self) -> KVWriter:
         # W&B's reports about itself hold up the end of the process for 22 s when its server hangs.
@@ -161,18 +167,22 @@ class WandbTracker(BackgroundWriter):
                 return self._start(wandb)
             except Exception as error:
                 self.reason = f"W&B is offline: it could not start online ({brief(error)})."
-                _log.warning("%s Training goes on.", self.reason)
-                self.mode, self._resumed, self.run_id = "offline", None, secrets.token_hex(4)
+                _log.warning("%s %s.", self.reason, self.unharmed)
+                self.mode, self._resumed = "offline", None
+                if self._in_use:
+                    self.run_id = secrets.token_hex(4)
         return self._start(wandb)
 
     def _start(self, wandb: Any) -> WandbOutput:
         settings, checkout = self.settings, source_checkout()
-        earlier = set((self.folder / "wandb").glob("run-*"))
+        goes_on = self._resumed or (self._fixed_id and self.mode == "online")
+        earlier = set((self.folder / "wandb").glob("run-*"))  # a sweep names them by its own ids
+        self._in_use = True
         try:
             self.run = wandb.init(
                 mode=self.mode,
                 id=self.run_id,
-                resume="allow" if self._resumed else None,
+                resume="allow" if goes_on else None,
                 dir=str(self.folder),
                 project=settings.project or os.environ.get("WANDB_PROJECT") or "gumbelrl",
                 entity=settings.entity,
@@ -198,20 +208,25 @@ class WandbTracker(BackgroundWriter):
                 ),
             )
         except Exception:
-            for started in set((self.folder / "wandb").glob(f"run-*-{self.run_id}")) - earlier:
+            for started in set((self.folder / "wandb").glob("run-*")) - earlier:
                 shutil.rmtree(started, ignore_errors=True)  # empty; would only confuse
             raise
+        self.run_id = self.run.id
         output = self._output = WandbOutput(wandb, self.run, self._first_row)
-        output.describe()
+        self._describe(output)
         if checkout is not None:
             output.log_source(checkout, code=settings.code)
         return output
+
+    def _describe(self, output: WandbOutput) -> None:
+        """What is said of the rows, before the first of them."""
+        output.describe()
 
     def _hopeless(self) -> str | None:
         # One that has not started yet goes offline by itself, and loses nothing.
         if self.mode != "online" or self._output is None:
             return None
-        if _answers(self._output.run.settings.base_url):
+        if answers(self._output.run.settings.base_url):
             return None
         return "its server does not answer"
 
@@ -272,7 +287,7 @@ class WandbOutput(KVWriter):
 
     def log_table(self, table: list[list[Any]], step: int) -> None:
         """Log rows of (env_steps, seed, return, length)."""
-        self._check_server()
+        self.check_server()
         columns = ["env_steps", "seed", "return", "length"]
         self._log({"eval/episodes_table": self.wandb.Table(columns=columns, data=table)}, step)
 
@@ -301,16 +316,16 @@ class WandbOutput(KVWriter):
 
     def log_model(self, files: list[Path], aliases: list[str], metadata: Any) -> None:
         """Log files as a version of the run's model; they stay where they are."""
-        self._check_server()
+        self.check_server()
         artifact = self.wandb.Artifact(f"model-{self.run.id}", type="model", metadata=metadata)
         for file in files:
             # No copies: a checkpoint of an ended run does not change.
             artifact.add_file(str(file), name=file.name, policy="immutable", skip_cache=True)
         self.run.log_artifact(artifact, aliases=aliases)
 
-    def _check_server(self) -> None:
+    def check_server(self) -> None:
         """Raise where W&B would ask a server that is gone for hours, and never come to the end."""
-        if not self.run.offline and not _answers(self.run.settings.base_url):
+        if not self.run.offline and not answers(self.run.settings.base_url):
             raise ConnectionError("its server does not answer")
 
     def close(self) -> None:
@@ -330,7 +345,7 @@ def _is_code(path: Path, checkout: Path) -> bool:
     return path.suffix == ".py" and (len(parts) == 1 or parts[0] in CODE_FOLDERS)
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     """Whether a server says anything at all within two seconds."""
     import requests
 
@@ -354,7 +369,13 @@ def _let_the_process_end() -> None:
             connection._cleanup()
 
 
-def _readable(path: str) -> str:
+def unsent_segments(folder: Path) -> list[Path]:
+    """Offline segments in a run folder that `wandb sync` has not uploaded."""
+    offline = sorted((folder / "wandb").glob("offline-run-*"))
+    return [path for path in offline if not any(path.glob("*.synced"))]
+
+
+def readable(path: str) -> str:
     """A path relative to the working folder where that is shorter."""
     try:
         relative = os.path.relpath(path)

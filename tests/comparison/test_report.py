@@ -142,6 +142,17 @@ def test_every_figure_is_kept_as_svg_and_png(reported):
     }
 
 
+def test_figures_of_an_earlier_report_do_not_stay(tmp_path):
+    out = write_comparison(tmp_path / "grid", {"a": {}, "b": {}}, ["CartPole-v1"], seeds=2)
+    write_report(out)
+    figures = out / "figures"
+    drawn = {path.name for path in figures.iterdir()}
+    for name in ("02-Acrobot-v1-scores.png", "all-profile.svg", "02-notes.txt", "my-own.png"):
+        (figures / name).touch()
+    write_report(out)
+    assert {path.name for path in figures.iterdir()} == {*drawn, "02-notes.txt", "my-own.png"}
+
+
 def test_what_is_missing_is_told(reported):
     text = _page(reported[0]).text
     assert "RuntimeError: <boom>" in text

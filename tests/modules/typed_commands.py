@@ -30,6 +30,8 @@ NOT_RUN = {
     "wandb login": "needs an account",
     "wandb sync": "needs an account",
     "wandb artifact": "needs an account",
+    "wandb sweep": "needs an account; tests/configs/test_sweep.py tells what an agent makes of it",
+    "wandb agent": "needs an account",
     "tensorboard": "is a server, and does not end",
     "ray start": "needs a cluster",
     "python cleanrl/": "CleanRL's own, beside which ours stands",

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class WandbServer:
-    """Answers, or hangs, until `drop()`; from then on it refuses.
+    """Answers, hangs, or rejects every key, until `drop()`; from then on it refuses.
 
     Attributes:
         url: for WANDB_BASE_URL.
@@ -19,7 +19,7 @@ class WandbServer:
         artifacts: what it was asked to keep.
     """
 
-    def __init__(self, *, hangs: bool = False) -> None:
+    def __init__(self, *, hangs: bool = False, rejects: bool = False) -> None:
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.runs: dict[str, dict[str, Any]] = {}
         self.artifacts: list[dict[str, Any]] = []
@@ -39,7 +39,7 @@ class WandbServer:
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
                 reply = json.dumps(owner._reply(self.path, body)).encode()
-                self.send_response(200)
+                self.send_response(401 if rejects and self.command == "POST" else 200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(reply)))
                 self.end_headers()
@@ -109,9 +109,9 @@ class WandbServer:
 
 
 @contextmanager
-def serving(*, hangs: bool = False) -> Iterator[WandbServer]:
+def serving(*, hangs: bool = False, rejects: bool = False) -> Iterator[WandbServer]:
     """A server that ends with the block."""
-    server = WandbServer(hangs=hangs)
+    server = WandbServer(hangs=hangs, rejects=rejects)
     try:
         yield server
     finally:

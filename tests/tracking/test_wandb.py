@@ -1,4 +1,3 @@
-import json
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from gumbelrl.tracking import (
 )
 from gumbelrl.tracking.resend import main as resend
 from stable_baselines3.common.logger import Logger
+from wandb_files import inspect
 
 KEY = "k" * 40
 
@@ -88,13 +88,6 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
 def tracker(folder: Path, config: Any = None, **settings: Any) -> WandbTracker:
     given = TrackingSettings(**{"mode": "offline", **settings})
     return WandbTracker(resolve_mode(given.mode), given, folder, config)
-
-
-def inspect(run_dir: Path) -> list[dict[str, Any]]:
-    """Records of a W&B run, by W&B's own reader."""
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run_dir)]
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    return [json.loads(line) for line in answer.stdout.splitlines()]
 
 
 def test_an_offline_run_holds_configuration_and_evaluations_against_env_steps(
