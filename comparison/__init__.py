@@ -1,4 +1,5 @@
-"""The fair experiment: a grid of agents x environments x seeds, run, counted and reported.
+"""The fair experiment: a grid of agents x environments x seeds, run, counted and reported; and the
+search for an agent's settings, behind the same launchers.
 
 | module | what it holds |
 |---|---|
@@ -7,4 +8,7 @@
 | `run_job` | one grid point: begun, resumed or skipped, and what became of it |
 | `launchers`, `ray_launcher` | many of them, on this machine or on a Ray cluster |
 | `grid_display` | what the user sees meanwhile |
+| `search_settings`, `search_space` | configs/search/*.yaml, read and checked |
+| `trials` | Optuna: suggestions, pruning, and the file that keeps them |
+| `search_results` | best.yaml, trials.csv, the end of a search |
 """
