@@ -172,7 +172,7 @@ class Search:
         trials, stated = Trials(self.plan), self.plan.stated
         for _ in range(min(stated.trials, stated.startup_trials)):
             trial = trials.ask()
-            overrides = run_overrides(stated, dict(trial.settings), self.plan.seeds[0])
+            overrides = run_overrides(stated, trial.settings, self.plan.seeds[0])
             print(f"{trial}: train.py {shlex.join(overrides)}")
         return 0
 
@@ -216,7 +216,7 @@ class Search:
         from gumbelrl.configs.build import env_for_agent
         from gumbelrl.configs.compose import compose
 
-        config = compose(run_overrides(self.plan.stated, dict(trial.settings), self.plan.seeds[0]))
+        config = compose(run_overrides(self.plan.stated, trial.settings, self.plan.seeds[0]))
         config["env"] = env_for_agent(config["env"], config["agent"])
         return config
 
@@ -231,7 +231,7 @@ class Search:
             env=str(self.plan.config["env"]["id"]),
             seed=seed,
             settings={},
-            overrides=run_overrides(stated, dict(trial.settings), seed),
+            overrides=run_overrides(stated, trial.settings, seed),
             run=f"runs/{run_folder(trial.number, self.plan, position)}",
             threshold=stated.threshold,
             total_steps=stated.total_steps,
@@ -445,11 +445,15 @@ class Search:
 
     def _write_down(self) -> None:
         """A full disk does not stop the runs: what they came to stands in their own folders."""
-        from gumbelrl.comparison.search_results import write_trials
+        from gumbelrl.comparison.search_results import ranked, write_trials
 
+        trials = self.trials.all()
+        # The report compares the first with the others.
+        places = {str(trial): place for place, trial in enumerate(ranked(trials))}
+        self.grid.points.sort(key=lambda point: places[point.agent])
         try:
             self.grid.write(self.plan.out)
-            write_trials(self.plan, self.trials.all())
+            write_trials(self.plan, trials)
         except OSError as error:
             why = error.strerror or str(error)
             self.display.say(f"cannot write in {self.plan.out}: {why}; the search goes on")

@@ -86,6 +86,11 @@ def tuned_values(plan: Plan, config: Mapping[str, Any], trial: Trial) -> dict[st
     return values
 
 
+def ranked(trials: Sequence[Trial]) -> list[Trial]:
+    """The finished ones from the best to the worst, then the others."""
+    return sorted(trials, key=lambda trial: (trial.state != "finished", -trial.worth))
+
+
 def told(plan: Plan, trial: Trial) -> str:
     """What a finished trial's value is, in words."""
     what = "return" if plan.stated.objective == "final" else "mean return while learning"
@@ -109,7 +114,7 @@ def print_end(plan: Plan, trials: Sequence[Trial], best: Trial | None, train: st
             log = plan.out / "logs" / f"{run_folder(trial.number, plan, position)}.log"
             if log.exists():
                 print(f"        log: {log}")
-    counts = Counter(trial.state for trial in trials)
+    counts: Counter[str] = Counter(trial.state for trial in trials)
     order = ("finished", "pruned", "failed", "running")
     words = [f"{counts[state]} {state}" for state in order if counts[state]]
     said = (", ".join(words) or "none").replace("running", "stopped")
@@ -123,8 +128,7 @@ def print_end(plan: Plan, trials: Sequence[Trial], best: Trial | None, train: st
 
 
 def _table(plan: Plan, trials: Sequence[Trial]) -> Table:
-    ended = [trial for trial in trials if trial.state == "finished" and trial.value is not None]
-    ended.sort(key=lambda trial: -(trial.value or 0.0))
+    ended = [trial for trial in ranked(trials) if trial.state == "finished"]
     table = Table(title=f"the best of {len(ended)} finished trials", title_justify="left")
     table.add_column("trial", justify="right")
     table.add_column("value", justify="right")

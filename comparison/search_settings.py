@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -223,7 +223,7 @@ def _refuse_chosen(text: str) -> None:
     refuse_chosen(text.partition("=")[0], chosen=CHOSEN_BY_THE_SEARCH, by="search")
 
 
-def run_overrides(stated: SearchFile, settings: dict[str, Any], seed: int | None) -> list[str]:
+def run_overrides(stated: SearchFile, settings: Mapping[str, Any], seed: int | None) -> list[str]:
     """What train.py is given for a run with these settings.
 
     Args:

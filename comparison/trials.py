@@ -41,6 +41,11 @@ class Trial:
     scores: Sequence[float] = field(default_factory=tuple)
     last_rung: int = 0
 
+    @property
+    def worth(self) -> float:
+        """The value, or less than any."""
+        return -math.inf if self.value is None else self.value
+
     def __str__(self) -> str:
         return f"trial {self.number}"
 
@@ -129,7 +134,7 @@ class Trials:
     def best(self) -> Trial | None:
         """The finished trial of the greatest value, the first of equals; None without any."""
         finished = [trial for trial in self.all() if trial.state == "finished"]
-        return max(finished, key=_value, default=None)
+        return max(finished, key=lambda trial: trial.worth, default=None)
 
     def ask(self) -> Trial:
         """Begin a new trial."""
@@ -216,10 +221,6 @@ class Trials:
             scores=tuple(frozen.user_attrs.get("scores", ())),
             last_rung=frozen.last_step or 0,
         )
-
-
-def _value(trial: Trial) -> float:
-    return -math.inf if trial.value is None else trial.value
 
 
 def _clear_away(file: Path) -> None:
