@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from gumbelrl.comparison.trials import Trial
     from gumbelrl.tracking import StopSignals
 
+_SECONDS_PER_LOOK = 0.5
 _HOPELESS = 5  # trials that failed, before any other came to something
 
 
@@ -277,7 +278,7 @@ class Search:
 
     def _note(self, launcher: Launcher[Any]) -> None:
         """What has come of the runs since the last look."""
-        begun, ended = launcher.poll(seconds=0.5)
+        begun, ended = launcher.poll(_SECONDS_PER_LOOK)
         points = {point.name: point for point in self.grid.points}
         for job in begun:
             points[job.name].status = "running"
