@@ -104,7 +104,9 @@ def planted(monkeypatch):
     monkeypatch.setattr(search, "_SECONDS_PER_LOOK", 0.01)
     monkeypatch.setattr(search.Search, "_watch", watch)
     monkeypatch.setattr(launchers, "run_job", run)
-    monkeypatch.setattr(search_settings, "compose", lambda overrides: dict(composed(*overrides)))
+    for module in ("configs.compose", "comparison.search_settings", "comparison.search_results"):
+        path = f"gumbelrl.{module}.compose"
+        monkeypatch.setattr(path, lambda overrides: dict(composed(*overrides)))
     return run
 
 
@@ -600,3 +602,28 @@ def test_ctrl_c_stops_the_runs_and_says_how_to_go_on(real, tmp_path):
     assert summary_of(run)["complete"] is False
     assert search.main(command) == 0
     assert ends_of(tmp_path / "found") == ends_of(whole)
+
+
+def test_ray_stops_the_one_job_that_it_is_asked_to(tmp_path, monkeypatch):
+    pytest.importorskip("ray")
+    from gumbelrl.comparison.ray_launcher import RayLauncher
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    overrides = [*REAL["overrides"], "seed=0"]
+    jobs = [
+        Job(name, (*overrides, f"total_steps={steps}"), tmp_path / name, tmp_path / "log", steps)
+        for name, steps in (("long", 10**7), ("short", 400))
+    ]
+    launcher = RayLauncher(jobs, workers=2)
+    found = {}
+    try:
+        while not launcher.done:
+            for job, outcome in launcher.poll(0.5)[1]:
+                found[job.name] = outcome.status
+            if launcher.running and list(tmp_path.glob("long/checkpoints/step-*")):
+                launcher.stop_job("long")
+    finally:
+        launcher.close()
+    assert found == {"long": "pending", "short": "finished"}
+    assert summary_of(tmp_path / "long")["complete"] is False
+    assert not is_locked(tmp_path / "long")
