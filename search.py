@@ -22,6 +22,7 @@ Any other key is an override of train.py for every run:
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -124,6 +125,7 @@ class Search:
         """Run to the end; returns the exit code. Bad input raises before a run is begun."""
         from gumbelrl.comparison.command_line import locked, make_out
         from gumbelrl.comparison.trials import STUDY, Trials, import_optuna
+        from gumbelrl.configs.compose import ConfigError
         from gumbelrl.tracking import StopSignals
 
         import_optuna()
@@ -139,6 +141,11 @@ class Search:
             signals.defer()
             try:
                 self._run(launcher, signals)
+            except OSError as error:
+                raise ConfigError(
+                    f"cannot write {out / STUDY}: {error.strerror or error}; the runs keep their "
+                    f"last checkpoints. To go on when it can be written: {self.grid.command}"
+                ) from error
             finally:
                 launcher.close()
             return self._end(interrupted=launcher.stopped)
@@ -151,6 +158,12 @@ class Search:
         say(f"{stated.trials} trials{seeds}, {steps:,} environment steps at most")
         for parameter in plan.space:
             say(f"  {parameter}")
+        size = math.prod(parameter.size() for parameter in plan.space)
+        if size < stated.trials:
+            say(
+                f"the space has {size} settings, fewer than there are trials: some are tried "
+                "again; a sweep of compare.py tries each once"
+            )
         say(f"pruner: {stated.pruner}{self._doubt()}")
         say(f"folder: {plan.out}")
 

@@ -120,7 +120,10 @@ def print_end(plan: Plan, trials: Sequence[Trial], best: Trial | None, train: st
     said = (", ".join(words) or "none").replace("running", "stopped")
     print(f"{len(trials)} of {plan.stated.trials} trials: {said}")
     if best is not None:
-        Console(width=None if Console().is_terminal else 160).print(_table(plan, trials))
+        print(f"the best of {counts['finished']} finished trials:")
+        # In a file or a pipe values stay on one line, to be copied.
+        console = Console()
+        Console(width=None if console.is_terminal else 160).print(_table(plan, trials))
         print(f"best: {best}, {told(plan, best)}")
         print(f"  {train} {shlex.join(run_overrides(plan.stated, best.settings, None))}")
         print(f"settings: {plan.out / BEST}")
@@ -129,7 +132,7 @@ def print_end(plan: Plan, trials: Sequence[Trial], best: Trial | None, train: st
 
 def _table(plan: Plan, trials: Sequence[Trial]) -> Table:
     ended = [trial for trial in ranked(trials) if trial.state == "finished"]
-    table = Table(title=f"the best of {len(ended)} finished trials", title_justify="left")
+    table = Table()
     table.add_column("trial", justify="right")
     table.add_column("value", justify="right")
     for parameter in plan.space:

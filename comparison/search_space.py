@@ -87,6 +87,11 @@ class Range:
         between = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
         return [self.low, self.high, between if self.step is None else self.low + self.step]
 
+    def size(self) -> float:
+        """How many values there are."""
+        step = self.step or (1 if self.is_whole else 0)
+        return math.floor((self.high - self.low) / step + 1e-9) + 1 if step else math.inf
+
     def __str__(self) -> str:
         rest = " log" if self.log else "" if self.step is None else f" step {self.step:g}"
         return f"{self.key}: {self.low:g} to {self.high:g}{rest}"
@@ -116,6 +121,10 @@ class Choice:
     def samples(self) -> list[Any]:
         """Values that train.py must take."""
         return list(self.values)
+
+    def size(self) -> float:
+        """How many values there are."""
+        return len(self.values)
 
     def __str__(self) -> str:
         return f"{self.key}: {' | '.join(map(as_text, self.values))}"

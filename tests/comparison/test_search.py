@@ -5,6 +5,7 @@ import csv
 import functools
 import json
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,6 +76,7 @@ def planted(monkeypatch):
         for part, outcome in run.outcomes.items():
             if part in job.overrides:
                 return outcome
+        shutil.rmtree(job.run, ignore_errors=True)
         job.run.mkdir(parents=True)
         folder, config = RunFolder(job.run), composed(*job.overrides)
         folder.write_config({**config, "env": env_for_agent(config["env"], config["agent"])})
@@ -346,6 +348,21 @@ def test_where_everything_fails_the_search_ends_before_its_trials_are_spent(tiny
     assert "7 of 7 trials: 2 finished, 5 failed\n" in capsys.readouterr().out
 
 
+def test_a_full_disk_ends_it_in_one_line_and_it_goes_on_later(tiny, planted, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    command = [f"experiment={tiny(pruner='none', trials=3)}", "workers=1", "out=found"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trials, "report", full)
+        assert search.main(command) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"cannot write found/{STUDY}: No space left on device" in error
+    assert search.main(command) == 0
+    assert "3 of 3 trials: 3 finished\n" in capsys.readouterr().out
+
+
 def test_a_search_may_grow_but_not_change(tiny, planted, capsys):
     name = tiny(pruner="none", trials=2)
     command = [f"experiment={name}", "out=found"]
@@ -492,6 +509,15 @@ def test_folders_of_others_are_refused(tiny, planted, capsys, tmp_path):
 def test_a_pruner_that_cannot_prune_says_so(tiny, capsys):
     assert search.main([f"experiment={tiny()}", "dry_run=true", "eval_every=1000"]) == 0
     assert "no evaluation comes before the end (eval_every=1,000)" in capsys.readouterr().out
+
+
+def test_a_space_that_a_grid_would_exhaust_says_so(tiny, capsys):
+    told = "the space has 6 settings, fewer than there are trials"
+    name = tiny(space={**TWO, "agent.n_episodes": {"low": 1, "high": 3}})
+    assert search.main([f"experiment={name}", "dry_run=true", "trials=7"]) == 0
+    assert told in capsys.readouterr().out
+    assert search.main([f"experiment={name}", "dry_run=true", "trials=6"]) == 0
+    assert told not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", group_options("search"))
