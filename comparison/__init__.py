@@ -10,5 +10,6 @@ search for an agent's settings, behind the same launchers.
 | `grid_display` | what the user sees meanwhile |
 | `search_settings`, `search_space` | configs/search/*.yaml, read and checked |
 | `trials` | Optuna: suggestions, pruning, and the file that keeps them |
+| `search_loop` | trials asked for, run, watched and told |
 | `search_results` | best.yaml, trials.csv, the end of a search |
 """

@@ -17,9 +17,10 @@ import pytest
 import yaml
 from command_lines import rows_without_times, summary_of
 from gumbelrl import compare, search
-from gumbelrl.comparison import launchers, search_settings
+from gumbelrl.comparison import launchers, search_loop, search_settings
 from gumbelrl.comparison.launchers import LocalLauncher
 from gumbelrl.comparison.run_job import Job, Outcome, is_locked
+from gumbelrl.comparison.search_loop import SearchLoop
 from gumbelrl.comparison.search_settings import plan, read_arguments
 from gumbelrl.comparison.trials import STUDY, Trials
 from gumbelrl.configs.build import env_for_agent
@@ -101,13 +102,13 @@ def planted(monkeypatch):
             rows = active.last_rung - len(active.scores) * self.plan.rungs
             seen[active.point.name] = max(rows, 0)
 
-    really = search.Search._watch
+    really = SearchLoop._watch
     run.outcomes, run.begun = {}, []
-    monkeypatch.setattr(search, "_SECONDS_PER_LOOK", 0.01)
-    monkeypatch.setattr(search.Search, "_watch", watch)
+    monkeypatch.setattr(search_loop, "_SECONDS_PER_LOOK", 0.01)
+    monkeypatch.setattr(SearchLoop, "_watch", watch)
     monkeypatch.setattr(launchers, "run_job", run)
-    for module in ("configs.compose", "comparison.search_settings", "comparison.search_results"):
-        path = f"gumbelrl.{module}.compose"
+    for name in ("loop", "settings", "results"):
+        path = f"gumbelrl.comparison.search_{name}.compose"
         monkeypatch.setattr(path, lambda overrides: dict(composed(*overrides)))
     return run
 
