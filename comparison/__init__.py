@@ -7,9 +7,9 @@ search for an agent's settings, behind the same launchers.
 | `grid` | the points of an experiment, and the manifest grid.json that maps them to run folders |
 | `run_job` | one grid point: begun, resumed or skipped, and what became of it |
 | `launchers`, `ray_launcher` | many of them, on this machine or on a Ray cluster |
-| `grid_display` | what the user sees meanwhile |
 | `search_settings`, `search_space` | configs/search/*.yaml, read and checked |
 | `trials` | Optuna: suggestions, pruning, and the file that keeps them |
 | `search_loop` | trials asked for, run, watched and told |
 | `search_results` | best.yaml, trials.csv, the end of a search |
+| `grid_display` | what the user sees meanwhile |
 """
