@@ -31,7 +31,7 @@ test: $(STAMP)
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy .typing/gumbelrl/gumbel .typing/gumbelrl/agents .typing/gumbelrl/envs .typing/gumbelrl/tracking .typing/gumbelrl/comparison .typing/gumbelrl/configs .typing/gumbelrl/train.py .typing/gumbelrl/evaluate.py .typing/gumbelrl/compare.py .typing/gumbelrl/profile_training.py
+	$(BIN)/mypy .typing/gumbelrl/gumbel .typing/gumbelrl/agents .typing/gumbelrl/envs .typing/gumbelrl/tracking .typing/gumbelrl/comparison .typing/gumbelrl/configs .typing/gumbelrl/train.py .typing/gumbelrl/evaluate.py .typing/gumbelrl/compare.py .typing/gumbelrl/search.py .typing/gumbelrl/profile_training.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

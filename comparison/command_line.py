@@ -74,14 +74,22 @@ def read_arguments(arguments: Sequence[str]) -> CompareSettings:
             )
     settings = parse_settings(own, CompareSettings)
     check_launcher(settings.launcher)
-    workers = settings.workers
-    if workers != "auto" and (type(workers) is not int or not 1 <= workers <= 4096):
-        raise ConfigError(f"workers must be auto or a whole number from 1 to 4096, got {workers}")
+    check_workers(settings.workers)
     if settings.runs is not None and len(arguments) > 1:
         raise ConfigError("runs=FOLDER only reports; it takes no other key")
     if settings.runs is None and settings.experiment is None:
         raise ConfigError("give experiment=NAME to run a grid, or runs=FOLDER to report on one")
     return replace(settings, overrides=overrides, sweep=sweep)
+
+
+def check_workers(workers: Any) -> None:
+    """Refuse what is no number of runs at once.
+
+    Raises:
+        ConfigError: says what is.
+    """
+    if workers != "auto" and (type(workers) is not int or not 1 <= workers <= 4096):
+        raise ConfigError(f"workers must be auto or a whole number from 1 to 4096, got {workers}")
 
 
 def _is_sweep(text: str) -> bool:
@@ -116,8 +124,13 @@ def plan(settings: CompareSettings, command: str) -> tuple[Grid, Path, float]:
     return Grid(name, experiment.question.strip(), command, points), out, num_gpus
 
 
-def make_out(out: Path) -> None:
+def make_out(out: Path, manifest: str = MANIFEST, of: str = "grid") -> None:
     """Make the grid's folder, or take the one that is empty or holds a grid.
+
+    Args:
+        out: the folder.
+        manifest: the file that stands in every such folder.
+        of: what it is the folder of.
 
     Raises:
         ConfigError: it cannot be made or written, or holds something else.
@@ -125,9 +138,9 @@ def make_out(out: Path) -> None:
     probe = out / f".probe-{secrets.token_hex(4)}"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if not (out / MANIFEST).exists() and any(p.name[0] != "." for p in out.iterdir()):
+        if not (out / manifest).exists() and any(p.name[0] != "." for p in out.iterdir()):
             raise ConfigError(
-                f"{out} holds files but no {MANIFEST}, so it is not of a grid; give out=FOLDER"
+                f"{out} holds files but no {manifest}, so it is not of a {of}; give out=FOLDER"
             )
         probe.write_bytes(b"probe")
     except OSError as error:
@@ -141,7 +154,7 @@ def make_out(out: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, program: str = "compare.py", runs: str = "grid") -> Iterator[None]:
     """While it lasts no other compare.py runs this grid.
 
     Raises:
@@ -152,6 +165,6 @@ def locked(out: Path) -> Iterator[None]:
             stack.enter_context(RunFolder(out).locked())
         except RunFolderError as error:
             raise ConfigError(
-                f"another compare.py runs the grid in {out}; wait for its end, or stop it"
+                f"another {program} runs the {runs} in {out}; wait for its end, or stop it"
             ) from error
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from gumbelrl.configs.compose import CONFIG_DIR, ConfigError, Positive, group_options, nearest
@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Label = Annotated[str, Field(min_length=1)]
+T = TypeVar("T")
 _MOST_SEEDS = 100_000
 # An experiment lists them; they cannot be overrides of train.py too.
 CHOSEN_BY_THE_GRID = {
@@ -95,44 +96,45 @@ def read_experiment(name: str) -> tuple[str, Experiment]:
     Raises:
         ConfigError: there is none (names the nearest), or it is not of the form above.
     """
-    if name.endswith((".yaml", ".yml")):
-        path = Path(name).expanduser()
-        if not path.is_file():
-            raise ConfigError(f"experiment: there is no file {path}")
-    else:
-        options = group_options("experiment")
-        if name not in options:
-            raise ConfigError(
-                f"no experiment named {name!r}{nearest(name, options)} Allowed: "
-                f"{', '.join(options)}, or the path of a .yaml file"
-            )
-        path = CONFIG_DIR / "experiment" / f"{name}.yaml"
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    path, content = read_file("experiment", name)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold an experiment: question, agents, envs, seeds")
     return path.stem, _check(path, content)
 
 
+def read_file(group: str, name: str) -> tuple[Path, Any]:
+    """What stands in the file of that name in configs/GROUP, or in the file of that path.
+
+    Raises:
+        ConfigError: there is none (names the nearest), or it is no YAML.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"experiment: there is no file {path}")
+    else:
+        options = group_options(group)
+        if name not in options:
+            raise ConfigError(
+                f"no {group} named {name!r}{nearest(name, options)} Allowed: "
+                f"{', '.join(options)}, or the path of a .yaml file"
+            )
+        path = CONFIG_DIR / group / f"{name}.yaml"
+    try:
+        return path, yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
 def _check(path: Path, content: dict[Any, Any]) -> Experiment:
-    _known_keys(str(path), content, Experiment)
+    known_keys(str(path), content, Experiment)
     envs = content.get("envs")
     for label, env in envs.items() if isinstance(envs, Mapping) else ():
         if isinstance(env, Mapping):
-            _known_keys(f"{path}, envs.{label}", env, EnvSpec)
+            known_keys(f"{path}, envs.{label}", env, EnvSpec)
     for group in ("agents", "envs"):  # an empty one is said by what it means: an empty grid
         content[group] = {} if content.get(group) is None else content[group]
-    try:
-        experiment = TypeAdapter(Experiment).validate_python(content)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        where = ".".join(str(part) for part in detail["loc"])
-        if detail["type"] == "missing":
-            raise ConfigError(f"{path}: {where} has no value") from error
-        wanted = detail["msg"].removeprefix("Input should be ")
-        raise ConfigError(f"{path}: {where} must be {wanted}, got {detail['input']!r}") from error
+    experiment = as_stated(path, content, Experiment)
     for label, env in experiment.envs.items():
         if env.threshold is not None and env.stop_at_return is not None:
             raise ConfigError(
@@ -160,7 +162,29 @@ def _check(path: Path, content: dict[Any, Any]) -> Experiment:
     return experiment
 
 
-def _known_keys(where: str, node: Mapping[Any, Any], kind: Any) -> None:
+def as_stated(path: Path, content: Any, kind: type[T]) -> T:
+    """The content of a file as a pydantic dataclass.
+
+    Raises:
+        ConfigError: a value is missing or of a wrong type; names the file and the key.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        where = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "missing":
+            raise ConfigError(f"{path}: {where} has no value") from error
+        wanted = detail["msg"].removeprefix("Input should be ")
+        raise ConfigError(f"{path}: {where} must be {wanted}, got {detail['input']!r}") from error
+
+
+def known_keys(where: str, node: Mapping[Any, Any], kind: Any) -> None:
+    """Refuse a key that the dataclass does not have.
+
+    Raises:
+        ConfigError: names the place, the key and the nearest.
+    """
     allowed = list(kind.__dataclass_fields__)
     for key in node:
         if key not in allowed:
@@ -168,15 +192,20 @@ def _known_keys(where: str, node: Mapping[Any, Any], kind: Any) -> None:
             raise ConfigError(f"{where}: no key {key!r}{hint} Allowed: {', '.join(allowed)}")
 
 
-def refuse_chosen(key: str, allowed: Sequence[str] = ()) -> None:
+def refuse_chosen(
+    key: str,
+    allowed: Sequence[str] = (),
+    chosen: Mapping[str, str] = CHOSEN_BY_THE_GRID,
+    by: str = "grid",
+) -> None:
     """Refuse an override of train.py for what the grid itself sets.
 
     Raises:
         ConfigError: names the key and what to give instead.
     """
     name = key.strip("+~ ")
-    if name in CHOSEN_BY_THE_GRID and name not in allowed:
-        raise ConfigError(f"{name}= is set by the grid: {CHOSEN_BY_THE_GRID[name]}")
+    if name in chosen and name not in allowed:
+        raise ConfigError(f"{name}= is set by the {by}: {chosen[name]}")
 
 
 def pick(group: str, options: Mapping[str, Any], chosen: Sequence[str] | None) -> list[str]:

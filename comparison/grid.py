@@ -18,7 +18,7 @@ from gumbelrl.configs.compose import ConfigError, compose
 from gumbelrl.configs.resume import differences
 from gumbelrl.tracking import RunFolder, RunFolderError, first_line, write_atomically
 
-Status = Literal["pending", "running", "finished", "failed", "n/a"]
+Status = Literal["pending", "running", "finished", "pruned", "failed", "n/a"]
 MANIFEST = "grid.json"
 # What does not change a result, or is decided where the run is made.
 _BESIDES = ("run_dir", "resume", "trust", "tracking", "device", "threads", "seed")
@@ -37,8 +37,8 @@ class Point:
         run: the run folder, relative to the grid's.
         threshold: a return worth reaching, or None.
         total_steps: environment steps.
-        status: pending, running, finished, failed or n/a.
-        reason: why it failed or does not apply.
+        status: pending, running, finished, failed or n/a; pruned is what search.py stopped early.
+        reason: why it failed, was pruned or does not apply.
     """
 
     agent: str

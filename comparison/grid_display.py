@@ -18,7 +18,7 @@ from rich.text import Text
 
 _TAIL_BYTES = 16_384  # of metrics.jsonl: the last rows
 _SECONDS_PER_DRAW = 1.0
-_ORDER: tuple[Status, ...] = ("running", "failed", "pending", "finished", "n/a")
+_ORDER: tuple[Status, ...] = ("running", "failed", "pending", "finished", "pruned", "n/a")
 _STYLES = {"running": "cyan", "failed": "red", "finished": "green"}
 
 

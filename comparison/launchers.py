@@ -45,6 +45,10 @@ class Launcher(ABC, Generic[H]):
         ended = [(self.running.pop(handle), outcome) for handle, outcome in self._ended(seconds)]
         return begun, ended
 
+    def add(self, job: Job) -> None:
+        """Put a job at the end of the queue."""
+        self.waiting.append(job)
+
     def drop(self, unwanted: Callable[[Job], bool]) -> None:
         """Take jobs that have not begun out of the queue."""
         self.waiting = deque(job for job in self.waiting if not unwanted(job))
@@ -52,6 +56,16 @@ class Launcher(ABC, Generic[H]):
     def stop(self) -> None:
         """Begin nothing more, and stop what runs as Ctrl-C stops train.py; `poll` on until done."""
         self.stopped = True
+
+    def stop_job(self, name: str) -> None:
+        """Stop one job as Ctrl-C stops train.py, or take it out of the queue.
+
+        What runs ends in `poll`, as pending unless it was quicker.
+        """
+        self.drop(lambda job: job.name == name)
+        for handle, job in self.running.items():
+            if job.name == name:
+                self._stop_one(handle, job)
 
     def close(self) -> None:
         """Free what the launcher itself holds, when it is done."""
@@ -63,6 +77,10 @@ class Launcher(ABC, Generic[H]):
     @abstractmethod
     def _submit(self, job: Job) -> H:
         """Begin a job."""
+
+    @abstractmethod
+    def _stop_one(self, handle: H, job: Job) -> None:
+        """Stop one of `running`."""
 
     @abstractmethod
     def _ended(self, seconds: float) -> list[tuple[H, Outcome]]:
@@ -81,6 +99,7 @@ class LocalLauncher(Launcher[Future[Outcome]]):
         super().__init__(jobs)
         self.workers = workers
         self._stop = threading.Event()
+        self._stop_of: dict[str, threading.Event] = {}
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="run")
 
     def capacity(self) -> int:
@@ -95,7 +114,11 @@ class LocalLauncher(Launcher[Future[Outcome]]):
         self._threads.shutdown()
 
     def _submit(self, job: Job) -> Future[Outcome]:
-        return self._threads.submit(run_job, job, self._stop.is_set)
+        own = self._stop_of[job.name] = threading.Event()
+        return self._threads.submit(run_job, job, lambda: self._stop.is_set() or own.is_set())
+
+    def _stop_one(self, handle: Future[Outcome], job: Job) -> None:
+        self._stop_of[job.name].set()
 
     def _ended(self, seconds: float) -> list[tuple[Future[Outcome], Outcome]]:
         if not self.running:

@@ -37,6 +37,7 @@ class RayLauncher(Launcher[Any]):
         self._ray = import_ray()
         self.workers = workers
         self.num_gpus = num_gpus
+        self._cancelled: set[Any] = set()
         self._own = not self._ray.is_initialized()
         if self._own:
             _connect(self._ray, workers)
@@ -59,8 +60,8 @@ class RayLauncher(Launcher[Any]):
 
     def stop(self) -> None:
         super().stop()
-        for ref in self.running:
-            self._ray.cancel(ref, force=False)  # a KeyboardInterrupt where it runs
+        for ref, job in self.running.items():
+            self._stop_one(ref, job)
 
     def close(self) -> None:
         if self._own:
@@ -68,6 +69,10 @@ class RayLauncher(Launcher[Any]):
 
     def _submit(self, job: Job) -> Any:
         return self._task.options(name=job.name).remote(job)
+
+    def _stop_one(self, handle: Any, job: Job) -> None:
+        self._cancelled.add(handle)
+        self._ray.cancel(handle, force=False)  # a KeyboardInterrupt where it runs
 
     def _ended(self, seconds: float) -> list[tuple[Any, Outcome]]:
         if not self.running:
@@ -80,17 +85,18 @@ class RayLauncher(Launcher[Any]):
         return [(ref, self._outcome(ref)) for ref in ready]
 
     def _outcome(self, ref: Any) -> Outcome:
-        exceptions = self._ray.exceptions
+        exceptions, cancelled = self._ray.exceptions, ref in self._cancelled
+        self._cancelled.discard(ref)
         try:
             outcome: Outcome = self._ray.get(ref)
         except (exceptions.TaskCancelledError, KeyboardInterrupt):
             return Outcome("pending")
         except exceptions.RayTaskError as error:
-            if self.stopped and isinstance(error.cause, KeyboardInterrupt):
+            if cancelled and isinstance(error.cause, KeyboardInterrupt):
                 return Outcome("pending")
             return Outcome("failed", f"{type(error.cause).__name__}: {first_line(error.cause)}")
         except exceptions.RayError as error:
-            if self.stopped:
+            if cancelled:
                 return Outcome("pending")
             return Outcome("failed", f"Ray lost it {RETRIES + 1} times: {type(error).__name__}")
         return outcome

@@ -18,7 +18,7 @@ import yaml
 from gumbelrl.tracking import RunFolder, RunFolderError, first_line, read_metrics
 
 Array = npt.NDArray[np.float64]
-Status = Literal["pending", "running", "finished", "interrupted", "failed", "n/a"]
+Status = Literal["pending", "running", "finished", "interrupted", "pruned", "failed", "n/a"]
 
 DIAGNOSTICS = ("estimator/cosine", "estimator/std", "train/entropy", "train/temperature")
 """Metrics that the report draws beside the returns."""
@@ -336,7 +336,7 @@ def _point_record(out: Path, point: Any, skipped: list[str]) -> RunRecord:
         agent += " (" + ", ".join(f"{_short(k)}={v}" for k, v in settings.items()) + ")"
     folder = out / str(point["run"])
     status, reason = point["status"], point.get("reason")
-    if status not in ("pending", "running", "finished", "failed", "n/a"):
+    if status not in ("pending", "running", "finished", "pruned", "failed", "n/a"):
         raise ValueError(f"a point has the status {status!r}")
     record = RunRecord(
         folder=folder,
@@ -370,6 +370,8 @@ def _point_record(out: Path, point: Any, skipped: list[str]) -> RunRecord:
     if status == "failed" and run.status != "finished":
         reason = record.reason or run.reason or "it did not come to its end"
         run = replace(run, status="failed", reason=reason)
+    if status == "pruned":
+        run = replace(run, status="pruned", reason=record.reason)
     return replace(
         run,
         agent=record.agent,

@@ -295,7 +295,9 @@ def _page(
         not_applicable=_not_applicable(comparison),
         failures=[r for r in comparison.records if r.status == "failed"],
         unfinished=[
-            r for r in comparison.records if r.status in ("pending", "running", "interrupted")
+            r
+            for r in comparison.records
+            if r.status in ("pending", "running", "interrupted", "pruned")
         ],
         finished=sum(r.status == "finished" for r in comparison.records),
         commands=_commands(comparison),

@@ -44,7 +44,7 @@ def loaded(code, *arguments, folder):
     return set(json.loads(line.removeprefix("MODULES")))
 
 
-@pytest.mark.parametrize("program", ["train", "evaluate", "compare", "profile_training"])
+@pytest.mark.parametrize("program", ["train", "evaluate", "compare", "search", "profile_training"])
 def test_help_loads_neither_torch_nor_environments(tmp_path, program):
     code = AT_THE_END.replace("train", program)
     assert not loaded(code, "--help", folder=tmp_path) & (HEAVY | TORCH | COMPILER)

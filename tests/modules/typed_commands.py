@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from documents import ROOT
-from gumbelrl import compare, evaluate, profile_training, train
+from gumbelrl import compare, evaluate, profile_training, search, train
 from gumbelrl.comparison.launchers import LocalLauncher
 from gumbelrl.comparison.run_job import Job, Outcome, next_command
 from gumbelrl.configs.compose import compose
@@ -74,7 +74,7 @@ SMALL: dict[str, dict[str, str]] = {
 def extra_of(command: str) -> tuple[str, str] | None:
     """(our extra, its module) where a command needs one."""
     if not re.match(
-        r"(?:\w+=\S+ )*(python (train|compare|profile_training)\.py|gumbelrl-)", command
+        r"(?:\w+=\S+ )*(python (train|compare|search|profile_training)\.py|gumbelrl-)", command
     ):
         return None
     for extra, (module, sign) in EXTRAS.items():
@@ -97,7 +97,8 @@ class Parsed(Exception):
 class Typist:
     """Types the commands of one page, one after the other, in the present folder.
 
-    `runs/NAME` of a page is the last run that was made, a comparison's folder the last one.
+    `runs/NAME` of a page is the last run that was made, the folder of a comparison or a search the
+    last one.
     """
 
     def __init__(self) -> None:
@@ -113,7 +114,7 @@ class Typist:
         if program == "python":
             program, *arguments = arguments
         script = program.removeprefix("gumbelrl-").removesuffix(".py")
-        if script in ("train", "evaluate", "compare"):
+        if script in ("train", "evaluate", "compare", "search"):
             getattr(self, script)(arguments)
         elif program == "profile_training.py":
             self.profile(arguments)
@@ -187,17 +188,26 @@ class Typist:
         elif "dry_run=true" in arguments:  # as it stands, and not as what was made small
             arguments = [*_without(arguments, "out"), "out=comparisons/nothing"]
         elif "--help" not in arguments:
-            given = dict(word.partition("=")[::2] for word in arguments)
-            self.comparisons.append(
-                given.get("out") or f"comparisons/{Path(given['experiment']).stem}"
-            )
-            quick = {**QUICK, "eval_every": "1000"}  # the final evaluation suffices for a report
-            del quick["total_steps"]
-            arguments = _without(arguments, "seeds", "budget", "workers", *quick)
-            arguments += ["seeds=1", f"budget={QUICK['total_steps']}"]
-            arguments += [f"{key}={value}" for key, value in quick.items()]
+            arguments = self._shrunk_grid(arguments, "comparisons", {"seeds": "1"})
         with mock.patch.object(LocalLauncher, "_submit", _in_this_process):
             assert compare.main(arguments) == 0, f"compare.py {shlex.join(arguments)}"
+
+    def search(self, arguments: list[str]) -> None:
+        """Two trials of one seed, each a run of train.py in this process."""
+        if "dry_run=true" not in arguments and "--help" not in arguments:
+            sizes = {"seeds": "1", "trials": "2"}
+            arguments = self._shrunk_grid(arguments, "searches", sizes)
+        with mock.patch.object(LocalLauncher, "_submit", _in_this_process):
+            assert search.main(arguments) == 0, f"search.py {shlex.join(arguments)}"
+
+    def _shrunk_grid(self, arguments: list[str], root: str, sizes: dict[str, str]) -> list[str]:
+        given = dict(word.partition("=")[::2] for word in arguments)
+        self.comparisons.append(given.get("out") or f"{root}/{Path(given['experiment']).stem}")
+        # The final evaluation suffices for a report.
+        quick = {**QUICK, **sizes, "budget": QUICK["total_steps"], "eval_every": "1000"}
+        del quick["total_steps"]
+        kept = _without(arguments, "workers", *quick)
+        return kept + [f"{key}={value}" for key, value in quick.items()]
 
     @staticmethod
     def parse(module: str, arguments: list[str]) -> None:
