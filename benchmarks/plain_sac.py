@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""obs [B, D], actions int64 [B, 1], rewards [B], next_obs [B, D], discounts γ (1 − terminated) [B]"""
+"""obs [B, D], actions int64 [B, 1], rewards [B], next_obs [B, D], γ (1 − terminated) [B]."""
 
 
 def network(n_inputs: int, width: int, n_outputs: int) -> nn.Sequential:

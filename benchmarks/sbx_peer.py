@@ -59,7 +59,8 @@ class SBX:
     """
 
     def __init__(self, python: str, environment: dict[str, str]) -> None:
-        self._errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up
+        # A pipe that nobody reads would fill up.
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [python, __file__],
             env={**os.environ, **environment},

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks import kept_runs
 from gumbelrl.examples import grammar_text, reward_tuning
 from gumbelrl.examples.text_runs import draw, step
 from gumbelrl.gumbel import make_estimator
 from torch import Tensor
+
+from benchmarks import kept_runs
 
 RESULTS = Path(__file__).parent / "results"
 KEPT, TABLE = RESULTS / "text_generation.json", RESULTS / "text_generation.txt"

@@ -4,12 +4,12 @@
     python -m benchmarks.wall_clock --task cartpole --agent ppo --seeds 3
     python -m benchmarks.wall_clock --tables            print it from the runs that are kept
 
-A run is `python train.py agent=... env=... stop_at_return=...`, one command for all agents, with the
-settings of configs/tuned/ where they are. It ends once 10 deterministic episodes reach the return
-on average and 100 others confirm it. Seconds are of the whole process: Python's start, imports,
-training, evaluations, checkpoints and the end. Processor seconds stand beside, for wall time holds
-what else the machine did; `training` is wall time until the return was reached, start-up and
-evaluations left out. An agent's budget of steps is the one its settings are for, so that their
+A run is `python train.py agent=... env=... stop_at_return=...`, one command for all agents, with
+the settings of configs/tuned/ where they are. It ends once 10 deterministic episodes reach the
+return on average and 100 others confirm it. Seconds are of the whole process: Python's start,
+imports, training, evaluations, checkpoints and the end. Processor seconds stand beside, for wall
+time holds what else the machine did; `training` is wall time until the return was reached, start-up
+and evaluations left out. An agent's budget of steps is the one its settings are for, so that their
 schedules run as they were tuned; a run that ends there without the return counts as later than all
 others. Finished runs are kept in results/wall_clock.json with their commands and not run again.
 """
@@ -52,6 +52,12 @@ TASKS = {
     ),
 }
 AGENTS = ("gumbel_sac", "ppo", "dqn")
+COLUMNS = {
+    "wall_seconds": "wall s",
+    "processor_seconds": "processor s",
+    "train_seconds": "training s",
+    "env_steps": "env steps",
+}
 
 
 def run(task: str, agent: str, seed: int) -> dict[str, Any]:
@@ -98,16 +104,14 @@ def columns(rows: Sequence[Mapping[str, Any]], key: str) -> str:
 
     least = short(min(there) if there else None)
     most = short(max(there) if len(there) == len(values) else None)
-    return f"{short(median(values)):>9s}{f'{least} to {most}':>18s}"
+    return f"{short(median(values)):>12s}{f'{least} to {most}':>18s}"
 
 
 def table(kept: Sequence[Mapping[str, Any]]) -> str:
     """One line for each agent that has runs."""
-    names = (("wall_seconds", "wall s"), ("processor_seconds", "processor s"))
-    names = (*names, ("train_seconds", "training s"), ("env_steps", "env steps"))
     lines = [
-        f"{'task':22s} {'agent':12s} {'budget':>9s} {'reached':>8s}"
-        + "".join(f"{name:>12s}{'range':>15s}" for _, name in names)
+        f"{'task':18s} {'agent':10s} {'budget':>9s} {'reached':>8s}"
+        + "".join(f"{name:>12s}{'range':>18s}" for name in COLUMNS.values())
     ]
     for task, spec in TASKS.items():
         title = f"{task} to {spec.threshold}"
@@ -118,8 +122,8 @@ def table(kept: Sequence[Mapping[str, Any]]) -> str:
             label = LABELS.get(agent, "GumbelSAC")
             there = sum(row["reached"] for row in rows)
             lines.append(
-                f"{title:22s} {label:12s} {spec.steps[agent]:9,d} {there:4d} / {len(rows)}"
-                + "".join(columns(rows, key) for key, _ in names)
+                f"{title:18s} {label:10s} {spec.steps[agent]:9,d} {there:4d} / {len(rows)}"
+                + "".join(columns(rows, key) for key in COLUMNS)
             )
             title = ""
     return "\n".join(lines)
