@@ -103,7 +103,7 @@ def test_lean_sac_takes_the_steps_of_plain_sac():
     for seed in range(20):
         for agent in (plain, lean):
             agent.update(batch_of(32, seed))
-    assert abs(plain.log_alpha.item()) > 0.1
+    assert plain.log_alpha.item() < -0.1  # the entropy begins above its target
     torch.testing.assert_close(lean.log_alpha, plain.log_alpha)
     for mine, theirs in (
         (lean.actor, plain.actor),
