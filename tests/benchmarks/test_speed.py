@@ -69,6 +69,16 @@ def test_without_a_compiler_the_others_are_measured(small, monkeypatch, capsys):
     assert sum("not measured" in row for row in rows) == 2
 
 
+def test_an_sbx_that_fails_does_not_end_the_run(small, monkeypatch):
+    class Broken:
+        def make(self, *_):
+            raise RuntimeError("no luck")
+
+    rows = speed.compare(8, 16, 1, Broken())
+    assert rows[speed.LABELS.index("SBX SAC")].endswith(" not measured: no luck")
+    assert sum("not measured" in row for row in rows) == 1
+
+
 def test_columns_by_hand():
     text = speed.columns([100.0, 300.0, 80.0], [50.0, 100.0, 160.0])
     assert text.split() == ["100", "80.0", "to", "300", "2.00"]  # of 2, 3 and 0.5
