@@ -9,15 +9,15 @@ With the critics Q_1 and Q_2, their slow copies Q'_i, and H the entropy of π(·
     J_α = log α (E H − H_target)
 
 `PlainSAC` is in the manner of CleanRL: network by network, loss by loss, torch's Adam as it comes,
-the replay in NumPy. `LeanSAC` computes the same in the manner of LeanRL: losses and policy under
-`torch.compile`, fused Adam, a replay of tensors. LeanRL also batches the critics into one module;
-on a CPU that was measured slower (256 wide, batch 256: 10 ms an update against 6.7), so they stay
-two here. Its CUDA graphs have no counterpart there.
+the replay in NumPy. `LeanSAC` computes the same in the manner of LeanRL: both critics as one
+batched module, losses and policy under `torch.compile`, fused Adam, a replay of tensors. LeanRL's
+CUDA graphs have no counterpart on a CPU.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -40,6 +40,28 @@ def network(n_inputs: int, width: int, n_outputs: int) -> nn.Sequential:
         nn.ReLU(),
         nn.Linear(width, n_outputs),
     )
+
+
+class Stacked(nn.Module):
+    """Networks of one shape as batched products: [B, D] -> [N, B, K]."""
+
+    def __init__(self, networks: Iterable[nn.Sequential]) -> None:
+        super().__init__()
+        layers = [[x for x in net if isinstance(x, nn.Linear)] for net in networks]
+        together = [*zip(*layers, strict=True)]  # the N first layers, the N second ones, ...
+        self.weights = nn.ParameterList(
+            [torch.stack([x.weight.detach().T for x in same]).contiguous() for same in together]
+        )
+        self.biases = nn.ParameterList(
+            [torch.stack([x.bias.detach() for x in same]).unsqueeze(1) for same in together]
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.expand(len(self.biases[0]), *x.shape)  # (N, B, D)
+        *hidden, last = zip(self.biases, self.weights, strict=True)
+        for bias, weight in hidden:
+            x = torch.baddbmm(bias, x, weight).relu()
+        return torch.baddbmm(last[0], x, last[1])
 
 
 class PlainSAC:
@@ -75,7 +97,9 @@ class PlainSAC:
         obs_space: Any = self.env.single_observation_space
         self.n_actions = int(self.env.single_action_space.n)  # type: ignore[attr-defined]
         self.actor = network(obs_space.shape[0], width, self.n_actions)
-        self.critics = [network(obs_space.shape[0], width, self.n_actions) for _ in range(2)]
+        self.critics: list[Any] = [
+            network(obs_space.shape[0], width, self.n_actions) for _ in range(2)
+        ]
         self.targets = deepcopy(self.critics)
         self.log_alpha = torch.zeros(1, requires_grad=True)
         self.learning_rate, self.gamma, self.tau = learning_rate, gamma, tau
@@ -139,15 +163,23 @@ class PlainSAC:
         for _ in range(gradient_steps):
             self.update(self.sample(batch_size))
 
+    def critic_values(self, obs: Tensor) -> Sequence[Tensor]:
+        """Every action's value [B, K] from each critic."""
+        return [critic(obs) for critic in self.critics]
+
+    def target_values(self, obs: Tensor) -> Sequence[Tensor]:
+        """Every action's value [B, K] from each slow copy."""
+        return [target(obs) for target in self.targets]
+
     def critic_loss(self, batch: Batch) -> Tensor:
         """J_Q."""
         obs, actions, rewards, next_obs, discounts = batch
         with torch.no_grad():
             log_pi = F.log_softmax(self.actor(next_obs), -1)  # (B, K)
-            first, second = (target(next_obs) for target in self.targets)  # (B, K)
+            first, second = self.target_values(next_obs)  # (B, K)
             soft = torch.minimum(first, second) - self.log_alpha.exp() * log_pi
             y = rewards + discounts * (log_pi.exp() * soft).sum(-1)  # (B,)
-        first, second = (critic(obs).gather(1, actions).squeeze(1) for critic in self.critics)
+        first, second = (q.gather(1, actions).squeeze(1) for q in self.critic_values(obs))
         return 0.5 * (F.mse_loss(first, y) + F.mse_loss(second, y))
 
     def actor_loss(self, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,7 +187,7 @@ class PlainSAC:
         log_pi = F.log_softmax(self.actor(obs), -1)  # (B, K)
         pi = log_pi.exp()
         with torch.no_grad():
-            first, second = (critic(obs) for critic in self.critics)
+            first, second = self.critic_values(obs)
             q = torch.minimum(first, second)
             alpha = self.log_alpha.exp()
         loss = (pi * (alpha * log_pi - q)).sum(-1).mean()
@@ -194,13 +226,15 @@ class LeanSAC(PlainSAC):
 
     def __init__(self, *args: Any, compile: bool = True, **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self._new = [p.data for critic in self.critics for p in critic.parameters()]
-        self._slow = [p.data for target in self.targets for p in target.parameters()]
         if compile:
             for name in ("critic_loss", "actor_loss", "act"):
                 setattr(self, name, torch.compile(getattr(self, name), dynamic=False))
 
     def _make_optimizers(self, **settings: Any) -> None:
+        self.stack, self.slow_stack = Stacked(self.critics), Stacked(self.targets)
+        self.critics, self.targets = [self.stack], [self.slow_stack]
+        self._new = [p.data for p in self.stack.parameters()]
+        self._slow = [p.data for p in self.slow_stack.parameters()]
         super()._make_optimizers(fused=True, **settings)
 
     def _make_replay(self, buffer_size: int) -> None:
@@ -213,6 +247,14 @@ class LeanSAC(PlainSAC):
         """A batch from the replay."""
         data = self.replay.sample(batch_size, gamma=self.gamma)
         return data.obs, data.actions, data.rewards, data.next_obs, data.discounts
+
+    def critic_values(self, obs: Tensor) -> Any:
+        """Every action's value from each critic, [2, B, K]."""
+        return self.stack(obs)
+
+    def target_values(self, obs: Tensor) -> Any:
+        """Every action's value from each slow copy, [2, B, K]."""
+        return self.slow_stack(obs)
 
     def _move_targets(self) -> None:
         torch._foreach_lerp_(self._slow, self._new, self.tau)

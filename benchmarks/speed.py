@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parent / "results"
 WIDTHS, BATCHES = (64, 256), (256, 4096)
 MEASURES = ("update", "step")
 RANDOM_STEPS, WARM_UP = 1000, 20
-SECONDS = 0.5  # of one measurement, about
+SECONDS = 0.3  # of one measurement, about
 REFERENCE, COMPILED, SEPARATE = "SB3 SAC", "LeanRL-style SAC", "SBX SAC"
 LABELS = (
     REFERENCE,
