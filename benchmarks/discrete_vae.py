@@ -16,7 +16,6 @@ Finished runs are kept in results/discrete_vae.json and are not run again.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -24,6 +23,8 @@ import time
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+from benchmarks import kept_runs
 
 RESULTS = Path(__file__).parent / "results"
 KEPT, TABLE = RESULTS / "discrete_vae.json", RESULTS / "discrete_vae.txt"
@@ -109,14 +110,12 @@ def independent_pixels() -> float:
 
 def load() -> list[dict[str, Any]]:
     """All rows that are kept."""
-    return json.loads(KEPT.read_text()) if KEPT.exists() else []
+    return kept_runs.read(KEPT)
 
 
 def keep(row: dict[str, Any]) -> None:
     """Add a row; others may have been added by a process beside this one."""
-    temporary = KEPT.with_suffix(".tmp")
-    temporary.write_text("[\n" + ",\n".join(map(json.dumps, [*load(), row])) + "\n]\n")
-    os.replace(temporary, KEPT)
+    kept_runs.write(KEPT, [*load(), row])
 
 
 def pick(kept: list[dict[str, Any]], **wanted: Any) -> list[dict[str, Any]]:

@@ -12,13 +12,13 @@ Finished runs are kept in results/image_synthesis.json and are not run again.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import kept_runs
 from benchmarks.discrete_vae import interval, pick
 
 RESULTS = Path(__file__).parent / "results"
@@ -82,15 +82,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--tables", action="store_true", help="run nothing")
     options = parser.parse_args()
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else []
+    kept = kept_runs.read(KEPT)
     for seed in range(0 if options.tables else SEEDS):
         for row in ROWS:
             if pick(kept, row=row, seed=seed):
                 continue
             kept.append(run(row, seed))
-            temporary = KEPT.with_suffix(".tmp")
-            temporary.write_text("[\n" + ",\n".join(map(json.dumps, kept)) + "\n]\n")
-            os.replace(temporary, KEPT)
+            kept_runs.write(KEPT, kept)
             print(kept[-1], flush=True)
     judge = (
         f"The judge reads {kept[0]['judge']:.1%} of 500 real test images rightly." if kept else ""

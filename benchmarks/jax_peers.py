@@ -13,6 +13,12 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+# XLA on the CPU with one thread; read when jax is first imported.
+ONE_THREAD = {
+    "JAX_PLATFORMS": "cpu",
+    "NPROC": "1",  # the size of XLA's thread pools
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
+}
 NOT_INSTALLED = "not installed: pip install 'gumbelrl[jax]'"
 PPO_SETTINGS: dict[str, Any] = {
     "env": "CartPole-v1",
@@ -37,10 +43,9 @@ def installed() -> bool:
 
 
 def import_jax() -> Any:
-    """jax on the CPU with one thread; that is read when jax is first imported."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ.setdefault("NPROC", "1")  # the size of XLA's thread pools
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+    """jax on the CPU with one thread."""
+    for name, value in ONE_THREAD.items():
+        os.environ.setdefault(name, value)
     import jax
 
     return jax

@@ -13,23 +13,18 @@ runs are kept in results/learning.json with their commands and are not run again
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import kept_runs
+
 RESULTS = Path(__file__).parent / "results"
 KEPT, TABLE = RESULTS / "learning.json", RESULTS / "learning.txt"
-TRAIN = Path(__file__).parent.parent / "train.py"
 
 
 @dataclass(frozen=True)
@@ -121,23 +116,16 @@ def run(task: str, agent: str, seed: int) -> dict[str, Any]:
         return optimum(task, seed)
     spec = TASKS[task]
     overrides = [*AGENTS[agent], *spec.overrides, f"total_steps={spec.steps}", f"seed={seed}"]
-    with tempfile.TemporaryDirectory() as folder:
-        quiet = [f"run_dir={folder}/run", "tracking=disabled", f"eval_every={spec.steps // 10}"]
-        command = [sys.executable, str(TRAIN), *overrides, *quiet]
-        done = subprocess.run([*command, "device=cpu"], capture_output=True, text=True)
-        if done.returncode != 0:
-            raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
-        summary = json.loads((Path(folder) / "run" / "summary.json").read_text())
-        lines = (Path(folder) / "run" / "metrics.jsonl").read_text().splitlines()
-    rows = [row for row in map(json.loads, lines) if "eval/return_mean" in row]
+    ended = kept_runs.train([*overrides, f"eval_every={spec.steps // 10}"])
+    rows = [row for row in ended.metrics if "eval/return_mean" in row]
     return {
         "task": task,
         "agent": agent,
         "seed": seed,
-        "return": summary["eval"]["return_mean"],
+        "return": ended.summary["eval"]["return_mean"],
         "curve": [[row["env_steps"], round(row["eval/return_mean"], 2)] for row in rows],
-        "train_seconds": summary["train_seconds"],
-        "commit": summary["git_commit"],
+        "train_seconds": ended.summary["train_seconds"],
+        "commit": ended.summary["git_commit"],
         "command": f"python train.py {' '.join(overrides)}",
     }
 
@@ -196,33 +184,21 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no run after these")
     parser.add_argument("--tables", action="store_true", help="run nothing")
     options = parser.parse_args()
-    kept = json.loads(KEPT.read_text()) if KEPT.exists() else []
-    have = {(row["task"], row["agent"], row["seed"]) for row in kept}
     wanted = [
         (task, agent, seed)
-        for seed in range(options.seeds)
+        for seed in range(0 if options.tables else options.seeds)
         for task in options.task or TASKS
         for agent in TASKS[task].agents
-        if agent in (options.agent or AGENTS) and (task, agent, seed) not in have
+        if agent in (options.agent or AGENTS)
     ]
-    began = time.monotonic()
-
-    def work(job: tuple[str, str, int]) -> None:
-        if options.tables or time.monotonic() - began > 60 * options.minutes:
-            return
-        try:
-            row = run(*job)
-        except RuntimeError as error:
-            print(*job, f"failed: {error}", flush=True)
-            return
-        kept.append(row)
-        temporary = KEPT.with_suffix(".tmp")
-        temporary.write_text(json.dumps(kept, indent=0))
-        os.replace(temporary, KEPT)
-        print(*job, f"{row['return']:.1f} after {row['train_seconds']:.0f} s", flush=True)
-
-    with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(work, wanted))
+    kept = kept_runs.complete(
+        KEPT,
+        wanted,
+        run,
+        lambda row: f"{row['return']:.1f} after {row['train_seconds']:.0f} s",
+        workers=options.workers,
+        minutes=options.minutes,
+    )
     if not kept:
         return
     note = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread a run"

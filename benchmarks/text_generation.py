@@ -13,7 +13,6 @@ kept in results/text_generation.json and are not run again.
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -27,6 +26,8 @@ from gumbelrl.examples import grammar_text, reward_tuning
 from gumbelrl.examples.text_runs import draw, step
 from gumbelrl.gumbel import make_estimator
 from torch import Tensor
+
+from benchmarks import kept_runs
 
 RESULTS = Path(__file__).parent / "results"
 KEPT, TABLE = RESULTS / "text_generation.json", RESULTS / "text_generation.txt"
@@ -243,7 +244,7 @@ def main() -> None:
     parser.add_argument("--tables", action="store_true", help="run nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    kept: list[Run] = json.loads(KEPT.read_text()) if KEPT.exists() else []
+    kept: list[Run] = kept_runs.read(KEPT)
     have = {(run["task"], run["name"], run["seed"]) for run in kept}
     wanted = [
         (task, name, seed)
@@ -256,9 +257,7 @@ def main() -> None:
         began = time.process_time()
         run = {"task": task, "name": name, "seed": seed, **TASKS[task][1](name, seed)}
         kept.append(rounded({**run, "seconds": time.process_time() - began}))
-        temporary = KEPT.with_suffix(".tmp")
-        temporary.write_text(json.dumps(kept))
-        os.replace(temporary, KEPT)
+        kept_runs.write(KEPT, kept)
         print(task, name, seed, f"{kept[-1]['seconds']:.1f} s", flush=True)
     if not kept:
         return
