@@ -18,7 +18,7 @@ multilinear offer it; `action_in` would need ΣK forwards, which enumerating est
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from gumbelrl.agents.networks import (
@@ -58,8 +58,9 @@ class HeadsCritic(nn.Module):
             n_critics, n_inputs, check_net_arch(net_arch), nvec[0], activation, layer_norm
         )
 
-    def embed(self, x: Tensor) -> Tensor:
-        return self.net(x)  # (C, B, K): the table itself
+    @property
+    def embed(self) -> Callable[[Tensor], Tensor]:
+        return self.net  # (C, B, K): the table itself
 
     def q(self, embedding: Tensor, one_hot: Tensor) -> Tensor:
         for _ in range(one_hot.dim() - 2):
@@ -170,8 +171,9 @@ class MultilinearCritic(nn.Module):
             self.vector_scale = math.sqrt(3.0) / bound
             self.pair_scale = math.sqrt(2.0 / (m * (m - 1) * self.rank))
 
-    def embed(self, x: Tensor) -> Tensor:
-        return self.net(x)  # (C, B, 1 + ΣK + R): b, u and g side by side
+    @property
+    def embed(self) -> Callable[[Tensor], Tensor]:
+        return self.net  # (C, B, 1 + ΣK + R): b, u and g side by side
 
     def q(self, embedding: Tensor, one_hot: Tensor) -> Tensor:
         *samples, batch, width = one_hot.shape

@@ -207,9 +207,9 @@ class GumbelSHAC(PickleFreeAlgorithm):
         self._value_parameters = list(policy.value_net.parameters())
         self._target_parameters = list(policy.value_target.parameters())
         self.actor_optimizer = Adam(
-            self._actor_parameters, self.lr_schedule(1.0), betas=(0.9, self.actor_beta2), fused=True
+            self._actor_parameters, self.lr_schedule(1.0), betas=(0.9, self.actor_beta2)
         )
-        self.value_optimizer = Adam(self._value_parameters, self.value_lr_schedule(0.0), fused=True)
+        self.value_optimizer = Adam(self._value_parameters, self.value_lr_schedule(0.0))
         self.episodes = EpisodeCounter((self.n_seeds, self.n_envs), self.device)
         self.driver: Any = None
         self._stored_driver: dict[str, Tensor] = {}

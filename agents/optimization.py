@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-
-_adam_step: Any = inspect.unwrap(torch.optim.Adam.step)
+from torch import Tensor, nn
 
 
 def flush_denormals(device: torch.device) -> None:
@@ -28,9 +26,9 @@ def make_adam(
 ) -> Adam:
     """Fused Adam. On CUDA the rate is a tensor, so that a captured step sees it change."""
     if device.type != "cuda":
-        return Adam(groups, learning_rate, fused=True, **settings)
+        return Adam(groups, learning_rate, **settings)
     rate = torch.tensor(learning_rate, device=device)
-    return Adam(groups, rate, fused=True, capturable=True, **settings)
+    return Adam(groups, rate, capturable=True, **settings)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
@@ -41,6 +39,50 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
             group["lr"] = learning_rate
         elif group["lr"] is not filled:
             filled = group["lr"].fill_(learning_rate)
+
+
+class FlatParameters:
+    """Parameters side by side in one tensor, their gradients in another.
+
+    The modules keep their parameters, as views, and so does autograd its gradients. What treats
+    all entries alike (a norm, an optimiser's step, a moving average) is then one operation,
+    however many layers there are.
+
+    Args:
+        parameters: of one dtype, on the device where they will stay.
+
+    Attributes:
+        values: [n] a leaf with the gradients as its `grad`, for an optimiser.
+        parameters: as they were given.
+    """
+
+    _ALIGNED = 16  # entries: every parameter begins at a cache line
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self.parameters = list(parameters)
+        sizes = [-(-p.numel() // self._ALIGNED) * self._ALIGNED for p in self.parameters]
+        first = self.parameters[0]
+        self.values = nn.Parameter(first.new_zeros(sum(sizes)), first.requires_grad)
+        self.grad = torch.zeros_like(self.values)
+        if first.requires_grad:
+            self.values.grad = self.grad
+        places = zip(self.values.detach().split(sizes), self.grad.split(sizes), strict=True)
+        for p, (value, grad) in zip(self.parameters, places, strict=True):
+            value = value[: p.numel()].view_as(p)
+            p.data = value.copy_(p.detach())
+            if p.requires_grad:
+                p.grad = grad[: p.numel()].view_as(p)
+
+    def skip(self, skipped: bool) -> None:
+        """Let an optimiser pass by these parameters, or no longer."""
+        self.values.grad = None if skipped else self.grad
+
+    @torch.no_grad()
+    def clip_gradient(self, max_norm: float) -> Tensor:
+        """Scale the gradient so that its 2-norm is at most `max_norm`; the norm before, []."""
+        norm = torch.linalg.vector_norm(self.grad)
+        self.grad.mul_((max_norm / norm).clamp_(max=1.0))
+        return norm
 
 
 @torch.no_grad()
@@ -76,11 +118,18 @@ def clip_gradients_per_member(parameters: Sequence[Tensor], max_norm: float) -> 
 
 
 class Adam(torch.optim.Adam):
-    """torch's Adam, without loading torch's compiler.
+    """torch's fused Adam, without the preparations of a step.
 
-    torch wraps these methods so that a compiler leaves them alone, and importing the compiler for
-    the sake of that costs 1.5 s at the first step of a process that compiles nothing. What is
-    computed is the same. (Kingma and Ba 2014, arXiv 1412.6980.)
+    torch wraps an optimiser's methods so that a compiler leaves them alone, and importing the
+    compiler for the sake of that costs 1.5 s at the first step of a process that compiles nothing.
+    And it sorts the parameters anew at every step, which takes longer than the arithmetic of a
+    small network. State, groups and what is computed are the same. (Kingma and Ba 2014, arXiv
+    1412.6980.)
+
+    Args:
+        params: tensors, or groups of them.
+        lr: a number, or on CUDA a tensor on the parameters' device.
+        settings: torch's; without weight decay, `amsgrad`, `maximize` and `differentiable`.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
@@ -88,8 +137,48 @@ class Adam(torch.optim.Adam):
     state_dict = inspect.unwrap(torch.optim.Optimizer.state_dict)
     load_state_dict = inspect.unwrap(torch.optim.Optimizer.load_state_dict)
 
+    def __init__(self, params: Any, lr: float | Tensor, **settings: Any) -> None:
+        super().__init__(params, lr, fused=True, **settings)
+
+    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step; `closure` evaluates the loss anew, and its value is returned."""
-        with torch.set_grad_enabled(self.defaults["differentiable"]):
-            loss: float | None = _adam_step(self, closure)
+        """One step of every parameter that has a gradient; `closure` evaluates the loss anew, and
+        its value is returned."""
+        for before in self._optimizer_step_pre_hooks.values():
+            before(self, (), {})
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            parameters = [p for p in group["params"] if p.grad is not None]
+            states = [self.state[p] or self._begin(p) for p in parameters]
+            steps = [state["step"] for state in states]
+            torch._foreach_add_(steps, 1)
+            torch._fused_adam_(
+                parameters,
+                [p.grad for p in parameters],  # type: ignore[misc]
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                steps,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=0.0,
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
+        for after in self._optimizer_step_post_hooks.values():
+            after(self, (), {})
         return loss
+
+    step.hooked = True  # type: ignore[attr-defined]  # else torch wraps it in its profiler's context
+
+    def _begin(self, parameter: Tensor) -> dict[str, Tensor]:
+        state = self.state[parameter]
+        state["step"] = torch.zeros((), device=parameter.device)
+        state["exp_avg"] = torch.zeros_like(parameter)
+        state["exp_avg_sq"] = torch.zeros_like(parameter)
+        return state

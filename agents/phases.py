@@ -193,7 +193,7 @@ def timed_methods(agent: BaseAlgorithm) -> list[TimedMethod]:
         methods += [
             *_of(agent, "acting", "_sample_action", "_explore"),
             *_of(agent, "replay: add", "_store_transition"),
-            *_of(replay, "replay: add", "add_tensors"),
+            *_of(replay, "replay: add", "add_step"),
             *_of(replay, "replay: sample", "sample"),
         ]
         if hasattr(agent, "q_net_target"):  # DQN and its like move it there

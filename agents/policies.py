@@ -70,11 +70,25 @@ class CategoricalPolicy(BasePolicy):
         self.net_arch, self.activation = net_arch, activation
         self.features_extractor = self.make_features_extractor()
         self.features_dim = self.features_extractor.features_dim
+        # Vectors of the networks' dtype are features as they are: no need to look at each batch.
+        self._vectors = (
+            type(self.features_extractor) is FlattenExtractor
+            and isinstance(observation_space, spaces.Box)
+            and len(observation_space.shape) == 1
+        )
         self.actor = mlp(self.features_dim, net_arch, self.actions.n_categories, activation)
         self.action_start: Tensor
         self.register_buffer("action_start", torch.as_tensor(self.actions.start), persistent=False)
         self.generator: torch.Generator | None = None  # set by the agent; draws every action
         self.forward_temperature: float | Tensor = 1.0  # set by the agent, which may schedule it
+
+    def extract_features(  # type: ignore[override]
+        self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor
+    ) -> Tensor:
+        """Preprocessed observation through an extractor, [B, D]."""
+        if self._vectors and isinstance(obs, Tensor) and obs.dtype == torch.float32:
+            return obs
+        return super().extract_features(obs, features_extractor)
 
     def features(self, obs: PyTorchObs) -> Tensor:
         """Preprocessed observation through the actor's extractor, [B, D]."""
@@ -97,6 +111,17 @@ class CategoricalPolicy(BasePolicy):
             validate: look at the values, which waits for a GPU.
         """
         logits = self.actor(self.features(obs))  # (B, ΣK)
+        return self.dist_of(logits, mask, uniform_mix=uniform_mix, validate=validate)
+
+    def dist_of(
+        self,
+        logits: Tensor,
+        mask: Tensor | None = None,
+        *,
+        uniform_mix: float = 0.0,
+        validate: bool | None = False,
+    ) -> FactoredCategorical:
+        """`dist` of what the actor gave, [B, ΣK]."""
         return FactoredCategorical(
             logits,
             self.actions.nvec,

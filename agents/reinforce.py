@@ -197,8 +197,8 @@ class REINFORCE(MaskedPrediction, PickleFreeAlgorithm, OnPolicyAlgorithm):
             *policy.value_net.parameters(),
             *policy.value_features_extractor.parameters(),
         ]
-        self.actor_optimizer = Adam(self._actor_parameters, self.lr_schedule(1.0), fused=True)
-        self.value_optimizer = Adam(self._value_parameters, self.value_learning_rate, fused=True)
+        self.actor_optimizer = Adam(self._actor_parameters, self.lr_schedule(1.0))
+        self.value_optimizer = Adam(self._value_parameters, self.value_learning_rate)
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"actor": self.actor_optimizer, "value": self.value_optimizer}

@@ -106,7 +106,8 @@ def _unpack_optimizer(
             if value.shape != shape:
                 raise ValueError(
                     f"the saved optimiser does not fit this network: {name} has shape "
-                    f"{tuple(value.shape)}, its parameter {tuple(shape)}"
+                    f"{tuple(value.shape)}, its parameter {tuple(shape)}; it is of other settings, "
+                    "or of an older gumbelrl"
                 )
             state.setdefault(int(index), {})[key] = value
     # Where the rate lives is this device's affair, not the file's.

@@ -1,13 +1,13 @@
 """One distribution for Discrete, MultiDiscrete and MultiBinary actions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from operator import index
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from gumbelrl.gumbel.choices import fraction, is_one, positive
-from gumbelrl.gumbel.factors import FactorLayout
+from gumbelrl.gumbel.factors import layout_of
 from gumbelrl.gumbel.fused import fused_index, usable
 from gumbelrl.gumbel.gradient import transformed
 from gumbelrl.gumbel.noise import gumbel_noise, noise_dtype
@@ -63,7 +63,7 @@ class FactoredCategorical:
                 f"logits must be a floating-point tensor [..., ΣK], got {_describe(logits)}"
             )
         self.nvec = (logits.shape[-1],) if nvec is None else _sizes(nvec)
-        self.layout = FactorLayout(self.nvec)
+        self.layout = layout_of(self.nvec)
         if logits.shape[-1] != self.layout.total:
             raise ValueError(
                 f"logits end in {logits.shape[-1]} but nvec={list(self.nvec)} sums to "
@@ -125,7 +125,7 @@ class FactoredCategorical:
         `dtype` is that of the one-hots, θ's own when None."""
         dist = cls.__new__(cls)
         dist.nvec = tuple(nvec)
-        dist.layout = FactorLayout(dist.nvec)
+        dist.layout = layout_of(dist.nvec)
         dist._theta = theta
         dist.logits = dist.layout.flatten(theta).to(theta.dtype if dtype is None else dtype)
         dist.mask = None
@@ -215,9 +215,9 @@ class FactoredCategorical:
 
     def entropy(self) -> Tensor:
         """[...] entropy in nats, the sum over factors."""
-        # 0 · log 0 = 0: the clamp makes it 0 in value and gradient, where −inf would give NaN.
-        log_pi = self.log_pi.clamp(min=torch.finfo(self.theta.dtype).min)
-        return -(self.pi * log_pi).sum((-2, -1))
+        if transformed():
+            return _entropies(self.theta)[0].sum(-1)
+        return _entropy(self.theta).sum(-1)
 
     def kl(self, other: "FactoredCategorical") -> Tensor:
         """[...] KL(self ‖ other) in nats; inf where self allows what other forbids."""
@@ -228,6 +228,36 @@ class FactoredCategorical:
         here = self.pi > 0
         log_ratio = self.log_pi.where(here, 0.0) - other.log_pi.where(here, 0.0)
         return (self.pi * log_ratio).sum((-2, -1))
+
+
+def _entropies(theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """H(softmax θ) [..., M] of each row, π [..., M, K] and log π, finite where π is 0."""
+    log_pi = theta.log_softmax(-1)
+    pi = log_pi.exp()
+    # 0 · log 0 = 0: the clamp makes it 0 in value and gradient, where −inf would give NaN.
+    log_pi = log_pi.clamp(min=torch.finfo(theta.dtype).min)
+    return -(pi * log_pi).sum(-1), pi, log_pi
+
+
+class _Entropy(torch.autograd.Function):
+    """H [..., M] of rows θ [..., M, K]; ∂H/∂θ = −π ⊙ (log π + H), in a third of autograd's time."""
+
+    @staticmethod
+    def forward(ctx: Any, theta: Tensor) -> Tensor:
+        entropy, *rest = _entropies(theta)
+        ctx.save_for_backward(theta, entropy, *rest)
+        return entropy
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        theta, entropy, pi, log_pi = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph: the gradient as a function of θ
+            entropy, pi, log_pi = _entropies(theta)
+        slope: Tensor = -pi * (log_pi + entropy.unsqueeze(-1))
+        return slope * g.unsqueeze(-1)
+
+
+_entropy: Callable[[Tensor], Tensor] = _Entropy.apply
 
 
 def _sizes(nvec: Sequence[int]) -> tuple[int, ...]:

@@ -5,7 +5,8 @@ lets one softmax or argmax serve all factors. With equal sizes the padded form i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -69,6 +70,14 @@ class FactorLayout:
     """
 
     nvec: tuple[int, ...]
+    m: int = field(init=False)
+    """Number of factors M."""
+    k_max: int = field(init=False)
+    """Size of the largest factor."""
+    total: int = field(init=False)
+    """ΣK, the width of the flat form."""
+    equal: bool = field(init=False)
+    """All factors of one size: no padding, the padded form is a view."""
 
     def __post_init__(self) -> None:
         if not self.nvec or any(k < 1 for k in self.nvec):
@@ -76,26 +85,10 @@ class FactorLayout:
                 f"every factor needs at least one category, got nvec={list(self.nvec)}; "
                 "leave out factors of size 0"
             )
-
-    @property
-    def m(self) -> int:
-        """Number of factors M."""
-        return len(self.nvec)
-
-    @property
-    def k_max(self) -> int:
-        """Size of the largest factor."""
-        return max(self.nvec)
-
-    @property
-    def total(self) -> int:
-        """ΣK, the width of the flat form."""
-        return sum(self.nvec)
-
-    @property
-    def equal(self) -> bool:
-        """All factors of one size: no padding, the padded form is a view."""
-        return min(self.nvec) == max(self.nvec)
+        object.__setattr__(self, "m", len(self.nvec))
+        object.__setattr__(self, "k_max", max(self.nvec))
+        object.__setattr__(self, "total", sum(self.nvec))
+        object.__setattr__(self, "equal", min(self.nvec) == self.k_max)
 
     def pad(self, flat: Tensor, fill: float) -> Tensor:
         """[..., ΣK] -> [..., M, Kmax]; the places beyond a factor's size hold `fill`."""
@@ -114,6 +107,12 @@ class FactorLayout:
         if transformed():
             return _to_flat(padded, to_flat)
         return _flatten(padded, to_padded, to_flat, self.m)
+
+
+@cache
+def layout_of(nvec: tuple[int, ...]) -> FactorLayout:
+    """The layout of these sizes; one object however often it is asked for."""
+    return FactorLayout(nvec)
 
 
 _KNOWN: dict[tuple[tuple[int, ...], torch.device], tuple[Tensor, Tensor]] = {}

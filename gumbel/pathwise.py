@@ -7,7 +7,15 @@ import torch
 from gumbelrl.gumbel.choices import positive
 from gumbelrl.gumbel.estimator import Pathwise
 from gumbelrl.gumbel.fused import KINDS, Fused
-from gumbelrl.gumbel.gradient import FAR_DOWN, Term, choose, softmax, straight_through
+from gumbelrl.gumbel.gradient import (
+    FAR_DOWN,
+    Term,
+    choose,
+    softmax,
+    softmax_,
+    straight_through,
+    transformed,
+)
 from gumbelrl.gumbel.temperature import Constant, Schedule, make_schedule
 from torch import Tensor, nn
 
@@ -80,6 +88,18 @@ class STGumbel(Tempered):
     """
 
     name = "st_gumbel"
+
+    def relax(self, theta: Tensor, noise: Tensor) -> Tensor:
+        tau = self.temperature
+        if isinstance(tau, Tensor) or transformed():
+            return super().relax(theta, noise)
+        z = theta.detach() + noise
+        z -= z.amax(-1, keepdim=True)  # 0 at the argmax, for the softmax too
+        d = choose(z, 0.0)
+        if not (theta.requires_grad and torch.is_grad_enabled()):
+            return d.to(theta.dtype)
+        y = softmax_(z if tau == 1.0 else z.div_(tau))
+        return straight_through(theta, d, [(1.0 / tau, y)])
 
     def terms(self, theta: Tensor, noise: Tensor, d: Tensor) -> list[Term]:
         return self.term(theta + noise)

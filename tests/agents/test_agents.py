@@ -68,9 +68,9 @@ def actor_gradient(estimator, **kwargs):
         table = policy.critic.embed(policy.critic_features(batch.obs)).mean(0)  # (B, K)
     dist = policy.dist(batch.obs)
     loss = -((dist.probs * table).sum(-1) + 0.3 * dist.entropy()).mean()
-    closed_form = torch.autograd.grad(loss, agent._actor_parameters)
+    closed_form = torch.autograd.grad(loss, agent._actor.parameters)
     agent._update(batch, keep_metrics=False)
-    return [p.grad.clone() for p in agent._actor_parameters], closed_form
+    return [p.grad.clone() for p in agent._actor.parameters], closed_form
 
 
 @pytest.mark.parametrize("estimator", ["exact", "straight_through"])
@@ -85,7 +85,7 @@ def test_critic_gets_no_gradient_from_the_actor():
     agent = make_sac(policy_kwargs={"net_arch": [32], "critic": "action_in"})
     agent.learn(60)
     batch = agent.replay_buffer.sample(64, torch.Generator().manual_seed(1))
-    before = [p.clone() for p in agent._critic_parameters]
+    before = [p.clone() for p in agent._critic.parameters]
     other = make_sac(policy_kwargs={"net_arch": [32], "critic": "action_in"}, estimator="exact")
     other.policy.load_state_dict(agent.policy.state_dict())
     gradients = []
@@ -93,10 +93,10 @@ def test_critic_gets_no_gradient_from_the_actor():
         each.log_ent_coef.data.fill_(-2.0)
         each.generator.manual_seed(3)
         each._update(batch, keep_metrics=False)
-        gradients.append([p.grad.clone() for p in each._critic_parameters])
+        gradients.append([p.grad.clone() for p in each._critic.parameters])
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
-    assert any((p != q).any() for p, q in zip(before, agent._critic_parameters, strict=True))
+    assert any((p != q).any() for p, q in zip(before, agent._critic.parameters, strict=True))
 
 
 # --- bootstrapping ---------------------------------------------------------------------------

@@ -232,13 +232,13 @@ def test_uniform_mix_is_the_share_of_random_actions():
 
 def test_critic_warmup_moves_the_critics_alone():
     agent = GumbelSAC("MlpPolicy", identity(), critic_warmup=10**6, **QUICK, **SMALL)
-    before = [p.clone() for p in agent._actor_parameters]
-    critics = [p.clone() for p in agent._critic_parameters]
+    before = [p.clone() for p in agent._actor.parameters]
+    critics = [p.clone() for p in agent._critic.parameters]
     agent.learn(100)
-    assert all(torch.equal(p, q) for p, q in zip(before, agent._actor_parameters, strict=True))
+    assert all(torch.equal(p, q) for p, q in zip(before, agent._actor.parameters, strict=True))
     assert agent.log_ent_coef == 0
     assert not any(
-        torch.equal(p, q) for p, q in zip(critics, agent._critic_parameters, strict=True)
+        torch.equal(p, q) for p, q in zip(critics, agent._critic.parameters, strict=True)
     )
 
 

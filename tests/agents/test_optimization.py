@@ -21,15 +21,15 @@ def descend(optimizer, parameters, steps):
 
 def test_steps_and_files_are_those_of_torch():
     theirs, ours = problem(), problem()
-    settings = {"lr": 1e-2, "betas": (0.9, 0.95), "fused": True}
-    adam, mine = torch.optim.Adam(theirs, **settings), Adam(ours, **settings)
+    settings = {"lr": 1e-2, "betas": (0.9, 0.95)}
+    adam, mine = torch.optim.Adam(theirs, fused=True, **settings), Adam(ours, **settings)
     descend(adam, theirs, 5)
     descend(mine, ours, 5)
     stored = copy.deepcopy(adam.state_dict())
     assert stored["param_groups"] == mine.state_dict()["param_groups"]
     assert all(torch.equal(a, b) for a, b in zip(theirs, ours, strict=True))
 
-    fresh = Adam(ours, lr=1.0, fused=True)
+    fresh = Adam(ours, lr=1.0)
     fresh.load_state_dict(stored)
     descend(adam, theirs, 5)
     descend(fresh, ours, 5)
@@ -38,7 +38,7 @@ def test_steps_and_files_are_those_of_torch():
 
 def test_hooks_of_torch_are_called_once_a_step():
     parameters, seen = problem(), []
-    optimizer = Adam(parameters, fused=True)
+    optimizer = Adam(parameters, lr=1e-3)
     optimizer.register_step_post_hook(lambda *_: seen.append(1))
     descend(optimizer, parameters, 3)
     assert len(seen) == 3

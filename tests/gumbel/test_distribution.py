@@ -114,6 +114,16 @@ def test_samples_follow_the_probabilities(n):
         assert stats.chisquare(part[live].double().numpy(), expected.numpy()).pvalue > 1e-4
 
 
+def test_entropy_gradient_is_right_to_the_second_derivative():
+    logits = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+
+    def entropy(x):
+        return FactoredCategorical(x, [2, 3]).entropy()
+
+    assert torch.autograd.gradcheck(entropy, logits)
+    assert torch.autograd.gradgradcheck(entropy, logits)
+
+
 def test_entropy_gradient_with_masks_is_finite_and_zero_where_forbidden():
     """A naive −Σ p log p is NaN here in value and gradient."""
     logits = torch.randn(4, 7, dtype=torch.float64, requires_grad=True)
