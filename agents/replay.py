@@ -316,7 +316,8 @@ class TensorReplayBuffer:
 def _write_row(storage: Tensor, row: int, values: Rows) -> None:
     """Write [N, ...] into a storage [rows, N, ...]; on the CPU by NumPy, in a tenth of the time."""
     if storage.device.type == "cpu":
-        storage.numpy()[row] = np.reshape(values, storage.shape[1:])  # type: ignore[arg-type]
+        array = values.numpy() if isinstance(values, Tensor) else values
+        storage.numpy()[row] = np.reshape(array, storage.shape[1:])
     else:
         storage[row] = torch.as_tensor(values).view_as(storage[row])
 
