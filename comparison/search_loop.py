@@ -15,9 +15,16 @@ from gumbelrl.comparison.run_job import Job, Outcome, foreign_modules
 from gumbelrl.comparison.search_results import brief_value, ranked, run_folder, write_trials
 from gumbelrl.comparison.search_settings import Plan, run_overrides
 from gumbelrl.comparison.trials import Trial, Trials
+from gumbelrl.comparison.wandb_grid import group_of, names_of
 from gumbelrl.configs.build import env_for_agent
 from gumbelrl.configs.compose import ConfigError, compose
-from gumbelrl.tracking import RunFolder, RunFolderError, StopSignals, first_line
+from gumbelrl.tracking import (
+    RunFolder,
+    RunFolderError,
+    StopSignals,
+    first_line,
+    resolve_mode,
+)
 
 _SECONDS_PER_LOOK = 0.5
 _HOPELESS = 5  # trials that failed, before any other came to something
@@ -66,6 +73,10 @@ class SearchLoop:
         self.grid = grid
         self.active: dict[int, Active] = {}
         self.failures = 0
+        try:
+            self._on_wandb = resolve_mode(plan.config["tracking"]["mode"]).mode != "disabled"
+        except ValueError as error:  # of WANDB_MODE
+            raise ConfigError(first_line(error)) from error
         self._see_what_is_there()
 
     def _see_what_is_there(self) -> None:
@@ -199,7 +210,7 @@ class SearchLoop:
         launcher.add(
             Job(
                 name=point.name,
-                overrides=tuple(point.overrides),
+                overrides=(*self._wandb_names(point), *point.overrides),
                 run=self._run_of(point).absolute(),
                 log=(self.plan.out / "logs" / f"{point.name}.log").absolute(),
                 total_steps=point.total_steps,
@@ -207,6 +218,14 @@ class SearchLoop:
                 cwd=Path.cwd(),
             )
         )
+
+    def _wandb_names(self, point: Point) -> list[str]:
+        """Trials share a group on W&B, where that is on."""
+        if not self._on_wandb:
+            return []
+        given = self.plan.config["tracking"]
+        group = group_of(self.plan.out, self.plan.name)
+        return names_of(point, given, self.plan.name, group, job_type="trial")
 
     def _ended(self, active: Active, outcome: Outcome, launcher: Launcher[Any]) -> None:
         point = active.point

@@ -67,6 +67,33 @@ class SummaryTracker(WandbTracker):
         super().wait(deadline)
 
 
+def group_of(out: Path, experiment: str) -> str:
+    """What the runs of a folder share on W&B: its name."""
+    return _fit(out.resolve().name or experiment)
+
+
+def names_of(
+    point: Point, given: Mapping[str, Any], experiment: str, group: str, job_type: str
+) -> list[str]:
+    """Overrides that name a run on W&B, but for what a user has set.
+
+    Args:
+        point: the run.
+        given: its tracking settings.
+        experiment: its first tag.
+        group: what it shares with the other runs.
+        job_type: what kind of run it is among them.
+    """
+    swept = [f"{key.rpartition('.')[2]}={value}" for key, value in point.settings.items()]
+    labels = [experiment, point.env, point.agent, *swept, f"seed {point.seed}"]
+    names = {"group": group, "job_type": job_type, "tags": _tags(labels)}
+    return [
+        f"tracking.{key}={in_hydra(name)}"
+        for key, name in names.items()
+        if name and given[key] in (getattr(_DEFAULTS, key), [])
+    ]
+
+
 class WandbGrid:
     """Names for the runs of a grid, and their summary; nothing where W&B is off.
 
@@ -83,7 +110,7 @@ class WandbGrid:
         self, experiment: str, out: Path, configs: Mapping[str, Mapping[str, Any]]
     ) -> None:
         self.experiment, self.out = experiment, out
-        self.group = _fit(out.resolve().name or experiment)
+        self.group = group_of(out, experiment)
         try:
             self._tracked = {
                 cell: config["tracking"]
@@ -102,14 +129,7 @@ class WandbGrid:
         given = self._tracked.get(point.cell)
         if given is None:
             return []
-        swept = [f"{key.rpartition('.')[2]}={value}" for key, value in point.settings.items()]
-        labels = [self.experiment, point.env, point.agent, *swept, f"seed {point.seed}"]
-        names = {"group": self.group, "job_type": _fit(point.agent), "tags": _tags(labels)}
-        return [
-            f"tracking.{key}={in_hydra(name)}"
-            for key, name in names.items()
-            if name and given[key] in (getattr(_DEFAULTS, key), [])
-        ]
+        return names_of(point, given, self.experiment, self.group, _fit(point.agent))
 
     def summarise(self, grid: Grid) -> list[str]:
         """Log the report, which stands in the folder, as one run; lines for the user.

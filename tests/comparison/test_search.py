@@ -321,6 +321,31 @@ def test_the_curve_pays_for_learning_early(tiny, planted):
     assert values == {"value": 25.0, "none": 2.5}
 
 
+def test_trials_share_a_group_on_wandb_where_it_is_on(tiny, planted, monkeypatch):
+    name = tiny(trials=2)
+
+    def told(**environment):
+        for variable, value in environment.items():
+            monkeypatch.setenv(variable, value)
+        planted.begun.clear()
+        assert (
+            search.main([f"experiment={name}", "workers=1", f"out=folder{len(environment)}"]) == 0
+        )
+        return [composed(*job.overrides)["tracking"] for job in planted.begun]
+
+    assert {each["group"] for each in told()} == {None}
+    first, second = told(WANDB_MODE="offline")
+    assert first["group"] == second["group"] == "folder1"
+    assert first["job_type"] == "trial"
+    assert list(first["tags"]) == ["tiny", "CartPole-v1", "trial 0", "seed 0"]
+
+
+def test_a_wrong_wandb_mode_is_told_before_a_trial_begins(tiny, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_MODE", "onlien")
+    assert search.main([f"experiment={tiny()}"]) == 2
+    assert "WANDB_MODE must be online, offline or disabled, got 'onlien'" in capsys.readouterr().err
+
+
 def test_failures_are_named_and_the_search_goes_on(tiny, planted, capsys):
     planted.outcomes = {BAD: Outcome("failed", "RuntimeError: the pole broke")}
     name = tiny(space=TWO, trials=8)
