@@ -100,7 +100,7 @@ def update_seconds(widths: Sequence[int], rows: int, device: str) -> float:
         for n_in, n_out in pairwise(widths):
             layers += [torch.nn.Linear(n_in, n_out), torch.nn.ReLU()]
         net = torch.nn.Sequential(*layers[:-1]).to(on)
-        adam = Adam(net.parameters(), fused=True)
+        adam = Adam(net.parameters(), lr=1e-3)
         batch = torch.rand(rows, widths[0], device=on)
         seconds: list[float] = []
         for number in range(WARM_UP + UPDATES):
