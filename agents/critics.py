@@ -67,6 +67,10 @@ class HeadsCritic(nn.Module):
             embedding = embedding.unsqueeze(1)
         return (embedding * one_hot).sum(-1)  # (C, ..., B)
 
+    def slope_in_embedding(self, one_hot: Tensor, slope: Tensor) -> Tensor:
+        """From a loss's slope in q [C, B] at one-hots [B, K], that in the embedding [C, B, K]."""
+        return slope.unsqueeze(-1) * one_hot
+
     def table(self, embedding: Tensor) -> Tensor:
         return embedding
 
@@ -255,7 +259,9 @@ class CriticObjective:
 
     def __init__(self, critic: nn.Module, embedding: Tensor, reduce: str = "mean") -> None:
         self.critic = critic
-        self.embedding = embedding
+        # Of critics linear in their embedding the mean is that of one with the mean embedding.
+        linear = reduce == "mean" and isinstance(critic, HeadsCritic)
+        self.embedding = embedding.mean(0, keepdim=True) if linear else embedding
         self.reduce = reduce
         if hasattr(critic, "per_factor"):
             self.per_factor = self._per_factor
@@ -273,7 +279,7 @@ class CriticObjective:
             values = self._per_factor(here)  # (..., B, ΣK)
             m = here.sum(-1)  # M
             return (values * one_hot).sum(-1) - (1 - 1 / m) * (values * here).sum(-1)
-        return self.critic.q(self.embedding, one_hot).mean(0)  # type: ignore[operator]
+        return self._over_critics(self.critic.q(self.embedding, one_hot))  # type: ignore[operator]
 
     def table(self) -> Tensor:
         """Values of every action of a Discrete space, [B, K]."""
@@ -285,4 +291,6 @@ class CriticObjective:
         )
 
     def _over_critics(self, values: Tensor) -> Tensor:
-        return values.amin(0) if self.reduce == "min" else values.mean(0)
+        if self.reduce == "min":
+            return values.amin(0)
+        return values.mean(0) if len(values) > 1 else values.squeeze(0)

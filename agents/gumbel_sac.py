@@ -12,7 +12,7 @@ from gumbelrl.agents.action_masks import MaskedPrediction
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.captured import CapturedStep
 from gumbelrl.agents.checks import check_choice, check_float, check_int, check_schedule
-from gumbelrl.agents.critics import CriticObjective
+from gumbelrl.agents.critics import CriticObjective, HeadsCritic
 from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.exploration import HeldActions
@@ -508,15 +508,18 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         phase("critic")
         self._critic.grad.zero_()
         embedding = Tape(policy.critic.embed, policy.critic_features(batch.obs))
-        q = policy.critic.q(embedding.output, dist.one_hot(batch.actions))  # (C, B)
-        # The loss is ½ Σ_c mean_b (q − y)². A product with its slope in q has the same gradient,
-        # and less of a graph.
+        one_hot, critic = dist.one_hot(batch.actions), policy.critic  # (B, ΣK)
+        with torch.set_grad_enabled(not isinstance(critic, HeadsCritic)):
+            q = critic.q(embedding.output, one_hot)  # (C, B)
         error = q.detach() - target
-        slope = error / len(target)
-        torch.dot(q.flatten(), slope.flatten()).backward(
-            inputs=[embedding.output, *self._beyond_embedding]
-        )
-        embedding.backward()
+        slope = error / len(target)  # of the loss ½ Σ_c mean_b (q − y)², in q
+        if isinstance(critic, HeadsCritic):
+            embedding.backward(critic.slope_in_embedding(one_hot, slope))
+        else:  # a product with the slope has the loss's gradient, and less of a graph
+            torch.dot(q.flatten(), slope.flatten()).backward(
+                inputs=[embedding.output, *self._beyond_embedding]
+            )
+            embedding.backward()
 
         phase("actor")
         self._actor.grad.zero_()

@@ -235,9 +235,12 @@ class Tape:
                 with torch.no_grad():
                     self.beside = network(beside)
 
-    def backward(self) -> None:
-        """Carry the output's gradient back. `grad` of every parameter must be there, and zero."""
-        g = self.output.grad
+    def backward(self, g: Tensor | None = None) -> None:
+        """Carry a gradient of the output back, the one that autograd left there or a given one.
+
+        `grad` of every parameter must be there, and zero.
+        """
+        g = self.output.grad if g is None else g
         assert g is not None, "autograd has not been here"
         if not self._kept:
             self._end.backward(g)
