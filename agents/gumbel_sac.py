@@ -16,7 +16,7 @@ from gumbelrl.agents.critics import CriticObjective, HeadsCritic
 from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.exploration import HeldActions
-from gumbelrl.agents.networks import Tape
+from gumbelrl.agents.networks import Tape, backward_from
 from gumbelrl.agents.optimization import FlatParameters, make_adam, set_learning_rate
 from gumbelrl.agents.phases import phase
 from gumbelrl.agents.policies import (
@@ -515,10 +515,8 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         slope = error / len(target)  # of the loss ½ Σ_c mean_b (q − y)², in q
         if isinstance(critic, HeadsCritic):
             embedding.backward(critic.slope_in_embedding(one_hot, slope))
-        else:  # a product with the slope has the loss's gradient, and less of a graph
-            torch.dot(q.flatten(), slope.flatten()).backward(
-                inputs=[embedding.output, *self._beyond_embedding]
-            )
+        else:
+            backward_from(q, slope, [embedding.output, *self._beyond_embedding])
             embedding.backward()
 
         phase("actor")

@@ -193,6 +193,15 @@ class Perceptron(nn.Sequential):
         return g if self.single else g.sum(0)
 
 
+def backward_from(y: Tensor, g: Tensor, inputs: Sequence[Tensor] | None = None) -> None:
+    """Autograd from y with its gradient g, into `inputs` or into all leaves.
+
+    By way of the product, whose gradient it is: `y.backward(g)` imports torch's symbolic shapes,
+    which takes a second.
+    """
+    torch.dot(y.flatten(), g.flatten()).backward(inputs=inputs)
+
+
 class Tape:
     """One evaluation of a network, whose gradient is carried back through it on request.
 
@@ -243,10 +252,10 @@ class Tape:
         g = self.output.grad if g is None else g
         assert g is not None, "autograd has not been here"
         if not self._kept:
-            self._end.backward(g)
+            backward_from(self._end, g)
             return
         assert isinstance(self._network, Perceptron)
         with torch.no_grad():
             back = self._network.pull_back(self._kept, g, self._x.requires_grad)
         if back is not None:
-            self._x.backward(back)
+            backward_from(self._x, back)

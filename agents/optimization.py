@@ -129,7 +129,7 @@ class Adam(torch.optim.Adam):
     Args:
         params: tensors, or groups of them.
         lr: a number, or on CUDA a tensor on the parameters' device.
-        settings: torch's; without weight decay, `amsgrad`, `maximize` and `differentiable`.
+        settings: torch's, without `amsgrad` and `differentiable`.
     """
 
     add_param_group = inspect.unwrap(torch.optim.Optimizer.add_param_group)
@@ -165,10 +165,10 @@ class Adam(torch.optim.Adam):
                 lr=group["lr"],
                 beta1=group["betas"][0],
                 beta2=group["betas"][1],
-                weight_decay=0.0,
+                weight_decay=group["weight_decay"],
                 eps=group["eps"],
                 amsgrad=False,
-                maximize=False,
+                maximize=group["maximize"],
             )
         for after in self._optimizer_step_post_hooks.values():
             after(self, (), {})

@@ -57,8 +57,17 @@ def test_the_first_environment_step_waits_for_nothing_that_it_does_not_use(tmp_p
     assert not modules & (HEAVY | COMPILER)
 
 
-@pytest.mark.parametrize("agent", ["gumbel_sac", "gumbel_shac", "reinforce"])
-def test_a_whole_run_never_loads_the_compiler(tmp_path, agent):
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["agent=gumbel_sac"],
+        ["agent=gumbel_sac", "agent.policy_kwargs.critic=action_in"],
+        ["agent=gumbel_shac"],
+        ["agent=reinforce"],
+    ],
+    ids=" ".join,
+)
+def test_a_whole_run_never_loads_the_compiler(tmp_path, overrides):
     quick = ["total_steps=300", "eval_episodes=1", "checkpoint_every=300"]
-    modules = loaded(AT_THE_END, f"agent={agent}", *quick, folder=tmp_path)
+    modules = loaded(AT_THE_END, *overrides, *quick, folder=tmp_path)
     assert not modules & (HEAVY | COMPILER)
