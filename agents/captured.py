@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import warnings
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 WARM_UP = 3  # eager runs before the capture: optimisers, libraries and kernels set themselves up
 
-Work = Callable[[], dict[str, Tensor]]
+T = TypeVar("T")  # what the work returns: tensors, however they are put together
+U = TypeVar("U")
 
 
-class CapturedStep:
+class CapturedStep(Generic[T]):
     """Runs `work` eagerly a few times, records it once, and replays the recording from then on.
 
     The work reads and writes tensors that stay where they are, waits for nothing, and draws from
@@ -21,6 +25,10 @@ class CapturedStep:
 
     Args:
         generators: that the work draws from, on the CUDA device.
+
+    Attributes:
+        waits_at: file and line where the work was seen to wait for the device, which cannot be
+            recorded; None where it was not, or was not looked at yet.
     """
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
@@ -28,9 +36,10 @@ class CapturedStep:
         self._key: Hashable = None
         self._eager_runs = 0
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._returned: dict[str, Tensor] = {}
+        self._returned: T | None = None
+        self.waits_at: str | None = None
 
-    def run(self, key: Hashable, work: Work) -> dict[str, Tensor]:
+    def run(self, key: Hashable, work: Callable[[], T]) -> T:
         """Do the work; `key` holds every value outside tensors that it depends on, and another key
         means another recording."""
         if key != self._key:
@@ -38,18 +47,24 @@ class CapturedStep:
             self._key = key
         if self._graph is None:
             self._eager_runs += 1
-            if self._eager_runs <= WARM_UP:
+            if self._eager_runs < WARM_UP:
                 return work()
+            if self._eager_runs == WARM_UP:
+                with _watched_for_waits() as places:
+                    returned = work()
+                self.waits_at = places[0] if places else None
+                return returned
             self._capture(work)
         assert self._graph is not None
         self._graph.replay()
+        assert self._returned is not None
         return self._returned
 
     def forget(self) -> None:
         """Drop the recording: tensors it knew have been replaced."""
-        self._key, self._graph, self._returned, self._eager_runs = None, None, {}, 0
+        self._key, self._graph, self._returned, self._eager_runs = None, None, None, 0
 
-    def _capture(self, work: Work) -> None:
+    def _capture(self, work: Callable[[], T]) -> None:
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         for generator in self.generators:
@@ -58,3 +73,100 @@ class CapturedStep:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             self._returned = work()
         self._graph = graph
+
+
+class CapturedPair(Generic[T, U]):
+    """Two `CapturedStep`s in turns, between which the host may look at what the first one gave. The
+    second differentiates through it, whose graph is at hand while both are recorded.
+
+    Args:
+        generators: as `CapturedStep` takes them.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        self._first: CapturedStep[T] = CapturedStep(generators)
+        self._second: CapturedStep[U] = CapturedStep(generators)
+        self._key: Hashable = None
+        self._between = False
+
+    @property
+    def waits_at(self) -> str | None:
+        """Where the first work waits for the device, see `CapturedStep`."""
+        return self._first.waits_at
+
+    def first(self, key: Hashable, work: Callable[[], T]) -> T:
+        """Do the first work; `key` as in `CapturedStep.run`, for both."""
+        if self._between:  # the second was never called, so they are out of step
+            self.forget()
+        self._key, self._between = key, True
+        return self._first.run(key, work)
+
+    def second(self, work: Callable[[], U]) -> U:
+        """Do the second work."""
+        self._between = False
+        return self._second.run(self._key, work)
+
+    def forget(self) -> None:
+        """Drop both recordings."""
+        self._first.forget()
+        self._second.forget()
+        self._between = False
+
+
+class HeldAttributes:
+    """Attributes that work moves on by replacing them, such as a state, held in tensors that stay.
+
+    Args:
+        attributes: owner and name of each; tensors whose shapes stay alike.
+    """
+
+    def __init__(self, *attributes: tuple[Any, str]) -> None:
+        self._attributes = attributes
+        self._held: list[Tensor] = []
+
+    def now(self) -> list[Tensor]:
+        """The attributes' tensors, without their graphs."""
+        return [getattr(owner, name).detach() for owner, name in self._attributes]
+
+    def hold(self) -> None:
+        """Go over to the tensors that stay, with the values of now."""
+        if not self._held:
+            self._held = [tensor.clone() for tensor in self.now()]
+        for (owner, name), held in zip(self._attributes, self._held, strict=True):
+            if getattr(owner, name) is not held:
+                held.copy_(getattr(owner, name).detach())
+        self._put(self._held)
+
+    def move(self, work: Callable[[], T]) -> T:
+        """Do the work from copies, and take what it leaves into the tensors that stay."""
+        self._put([tensor.clone() for tensor in self._held])
+        returned = work()
+        for held, reached in zip(self._held, self.now(), strict=True):
+            held.copy_(reached)
+        self._put(self._held)
+        return returned
+
+    def _put(self, tensors: Sequence[Tensor]) -> None:
+        for (owner, name), tensor in zip(self._attributes, tensors, strict=True):
+            setattr(owner, name, tensor)
+
+
+@contextmanager
+def _watched_for_waits() -> Iterator[list[str]]:
+    """Fills the list with the places, file:line, where the host waits for the device inside."""
+    places: list[str] = []
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield places
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+    for warning in seen:
+        if "synchronizing CUDA operation" in str(warning.message):
+            places.append(f"{warning.filename}:{warning.lineno}")
+        elif "ynchronization debug mode" not in str(warning.message):
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )

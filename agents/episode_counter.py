@@ -34,16 +34,25 @@ class EpisodeCounter:
         self.returns = torch.zeros(shape, device=device)  # of the episodes that run
         self.lengths = torch.zeros(shape, device=device)
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._n_pending = 0  # steps
         self._ended: list[dict[str, Any]] = []
 
     def add(self, reward: Tensor, done: Tensor) -> None:
         """Count one step: reward [...] and bool done [...]."""
-        self.returns = self.returns + reward.detach()
-        self.lengths = self.lengths + 1
-        self._pending.append((done, self.returns, self.lengths))
-        self.returns = self.returns.masked_fill(done, 0.0)
-        self.lengths = self.lengths.masked_fill(done, 0.0)
-        if len(self._pending) >= FLUSH_EVERY:
+        self.keep(done, *self.count(reward, done))
+
+    def count(self, reward: Tensor, done: Tensor) -> tuple[Tensor, Tensor]:
+        """The device's part of `add`: returns and lengths [...] with this step."""
+        returns, lengths = self.returns + reward.detach(), self.lengths + 1
+        self.returns = returns.masked_fill(done, 0.0)
+        self.lengths = lengths.masked_fill(done, 0.0)
+        return returns, lengths
+
+    def keep(self, done: Tensor, returns: Tensor, lengths: Tensor) -> None:
+        """The host's part of `add`, for one step [...] or several [H, ...] as `count` gave them."""
+        self._pending.append((done, returns, lengths))
+        self._n_pending += done.numel() // self.returns.numel()
+        if self._n_pending >= FLUSH_EVERY:
             self._copy()
 
     def begin_at(self, elapsed: Tensor) -> None:
@@ -53,10 +62,12 @@ class EpisodeCounter:
 
     def _copy(self) -> None:
         columns = zip(*self._pending, strict=True)
-        done, returns, lengths = (torch.stack(column).cpu() for column in columns)
+        done, returns, lengths = (
+            torch.cat([entry.flatten() for entry in column]).cpu() for column in columns
+        )
         pairs = zip(returns[done].tolist(), lengths[done].tolist(), strict=True)
         self._ended += [{"r": r, "l": int(length)} for r, length in pairs]
-        self._pending = []
+        self._pending, self._n_pending = [], 0
 
     def report(self, ep_info_buffer: deque[dict[str, Any]] | None, wait: bool = True) -> int:
         """Move ended episodes into Stable-Baselines3's statistics; returns how many there were.

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
 from copy import deepcopy
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from gumbelrl.agents.action_spaces import FactoredActions
-from gumbelrl.agents.checks import check_float, check_int, check_schedule
+from gumbelrl.agents.captured import CapturedPair, HeldAttributes
+from gumbelrl.agents.checks import check_choice, check_float, check_int, check_schedule
 from gumbelrl.agents.differentiable_envs import as_differentiable_env, new_driver
 from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
 from gumbelrl.agents.estimators import build_estimator
 from gumbelrl.agents.fault_watch import FaultWatch
-from gumbelrl.agents.optimization import Adam, clip_gradients_per_member
+from gumbelrl.agents.optimization import (
+    clip_gradients_per_member,
+    make_adam,
+    set_learning_rate,
+)
 from gumbelrl.agents.phases import phase
 from gumbelrl.agents.policies import ShacPolicy
 from gumbelrl.agents.storage import PickleFreeAlgorithm
+from gumbelrl.agents.windows import Window, lambda_returns
 from gumbelrl.gumbel import FactoredCategorical, Pathwise
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
@@ -27,16 +36,7 @@ from torch import Tensor
 
 METRICS_EVERY = 8  # updates between those whose metrics are kept
 
-
-class Window(NamedTuple):
-    """A rollout of H steps of all environments; T is H, batch axes [S, N]."""
-
-    obs: Tensor  # (H, S, N, D) without a graph: what the critic is fitted on
-    rewards: Tensor  # (H, S, N) with a graph
-    next_values: Tensor  # (H, S, N) V of the observation after each step, before any reset
-    terminated: Tensor  # (H, S, N) bool
-    truncated: Tensor  # (H, S, N) bool
-    entropies: Tensor  # (H, S, N)
+_log = logging.getLogger(__name__)
 
 
 class GumbelSHAC(PickleFreeAlgorithm):
@@ -83,6 +83,8 @@ class GumbelSHAC(PickleFreeAlgorithm):
             slower where much is left to refine: docs/gumbel_shac.md.
         max_grad_norm: gradients of actor and critic are clipped to this norm, > 0.
         n_seeds: S, >= 1.
+        compile: "auto" runs unrolling and update as two CUDA graphs on CUDA where environment and
+            estimator allow it; "never" runs them operation by operation. The results are the same.
         policy_kwargs: `ShacPolicy`'s: `net_arch`, `activation`.
 
     The rest are Stable-Baselines3's. Raises ValueError naming the argument and its range, or, for
@@ -121,6 +123,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
         actor_beta2: float = 0.95,
         max_grad_norm: float = 1.0,
         n_seeds: int = 1,
+        compile: str = "auto",
         policy_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
         tensorboard_log: str | None = None,
@@ -150,6 +153,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
         check_float("ent_coef", ent_coef, low=0)
         check_float("actor_beta2", actor_beta2, low=0, high=1, open_high=True)
         check_float("max_grad_norm", max_grad_norm, low=0, open_low=True)
+        self.compile = check_choice("compile", compile, ("auto", "never"))
         schedule = check_schedule("learning_rate", learning_rate)
         self.value_lr_schedule = check_schedule("value_learning_rate", value_learning_rate)
         built = build_estimator(estimator, temperature)
@@ -201,17 +205,25 @@ class GumbelSHAC(PickleFreeAlgorithm):
             **self.policy_kwargs,
         ).to(self.device)
         self.estimator.to(self.device)
+        if self.device.type == "cuda":
+            self.estimator.hold_on(self.device)
         self._prepare_device()
         policy = self.policy
         self._actor_parameters = list(policy.actor.parameters())
         self._value_parameters = list(policy.value_net.parameters())
         self._target_parameters = list(policy.value_target.parameters())
-        self.actor_optimizer = Adam(
-            self._actor_parameters, self.lr_schedule(1.0), betas=(0.9, self.actor_beta2)
+        self.actor_optimizer = make_adam(
+            self._actor_parameters,
+            self.lr_schedule(1.0),
+            self.device,
+            betas=(0.9, self.actor_beta2),
         )
-        self.value_optimizer = Adam(self._value_parameters, self.value_lr_schedule(0.0))
+        self.value_optimizer = make_adam(
+            self._value_parameters, self.value_lr_schedule(0.0), self.device
+        )
         self.episodes = EpisodeCounter((self.n_seeds, self.n_envs), self.device)
         self.driver: Any = None
+        self._captured: CapturedPair | None = None
         self._stored_driver: dict[str, Tensor] = {}
         if self.env is not None:
             self._make_driver()
@@ -226,6 +238,20 @@ class GumbelSHAC(PickleFreeAlgorithm):
         assert self.env is not None
         self.driver = new_driver(self.env, (self.n_seeds, self.n_envs), self.device, seed)
         self._obs = self.driver.reset()  # (S, N, D)
+        self._captured = self._new_captured()
+        self._place = HeldAttributes(
+            (self.driver, "state"),
+            (self.driver, "elapsed"),
+            (self, "_obs"),
+            (self.episodes, "returns"),
+            (self.episodes, "lengths"),
+        )
+
+    def _new_captured(self) -> CapturedPair | None:
+        """What holds the captured window; None where it runs operation by operation."""
+        if self.compile == "never" or self.device.type != "cuda" or not self.estimator.capturable:
+            return None
+        return CapturedPair([self.generator, self.driver.generator])
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Train on another environment of the same spaces."""
@@ -270,9 +296,10 @@ class GumbelSHAC(PickleFreeAlgorithm):
             self._update(window)
             windows += 1
             if faults is not None:
-                faults.look(window.obs, window.rewards)
+                faults.look(window.obs, window.rewards.detach())
                 if windows % METRICS_EVERY == 0:
                     faults.tell()
+            del window  # its graph, before the next window's is captured
             if log_interval is not None and windows % log_interval == 0:
                 self.dump_logs()
         if faults is not None:
@@ -282,58 +309,116 @@ class GumbelSHAC(PickleFreeAlgorithm):
         return self
 
     def _unroll(self, callback: BaseCallback) -> Window | None:
-        """H steps of every environment with a graph; None when a callback ends the training."""
-        policy, driver = self.policy, self.driver
-        callback.on_rollout_start()
+        """H steps of every environment with a graph; None when a callback ends the training.
+
+        The callbacks hear of the steps when all are taken: the device is not kept waiting between
+        them.
+        """
+        callback.on_rollout_start()  # may make the environments anew
         progress = 1.0 - self._current_progress_remaining
         self.estimator.set_progress(min(max(progress, 0.0), 1.0))
+        if self._captured is None:
+            window = self._roll()
+        else:
+            self._place.hold()
+            window = self._captured.first(
+                self._outside_tensors(), lambda: self._place.move(self._roll)
+            )
+            self._give_up_where_it_waits()
+        ended = window.ended
+        # Copies: a captured window lies where the next one will.
+        self.episodes.keep(ended, window.returns.clone(), window.lengths.clone())
+        for step, done in zip(window.steps, ended, strict=True):
+            self.num_timesteps += self.n_envs
+            callback.update_locals(
+                {"obs": step.obs.detach(), "step": step, "dones": HostView(done)}
+            )
+            if not callback.on_step():
+                return None
+        callback.update_locals({"step": None})
+        callback.on_rollout_end()
+        return window
+
+    def _roll(self) -> Window:
+        """The steps themselves: nothing here waits for the device."""
+        policy, driver = self.policy, self.driver
         driver.detach()
-        obs = self._obs.detach()
-        self._one_hots: list[Tensor] = []
-        columns: dict[str, list[Tensor]] = {name: [] for name in Window._fields}
+        # A product's last bits depend on how its factors lie in memory, which no file remembers.
+        driver.state, obs = driver.state.contiguous(), self._obs.detach().contiguous()
+        columns: dict[str, list[Tensor]] = defaultdict(list)
+        one_hots, steps = [], []
         for _ in range(self.horizon):
             dist = FactoredCategorical(policy.actor(obs), self.actions.nvec, validate=False)
             one_hot = self.estimator.rsample(dist, self.generator)  # (S, N, ΣK)
-            self._one_hots.append(one_hot)
             step = driver.step(one_hot)
+            returns, lengths = self.episodes.count(step.reward, step.terminated | step.truncated)
             columns["obs"].append(obs.detach())
             columns["rewards"].append(step.reward)
             columns["next_values"].append(policy.value_target(step.final_obs).squeeze(-1))
             columns["terminated"].append(step.terminated)
             columns["truncated"].append(step.truncated)
             columns["entropies"].append(dist.entropy())
-            done = step.terminated | step.truncated
-            dones = HostView(done)
-            self.episodes.add(step.reward, done)
+            columns["returns"].append(returns)
+            columns["lengths"].append(lengths)
+            one_hots.append(one_hot)
+            steps.append(step)
             obs = self._obs = step.obs
-            self.num_timesteps += self.n_envs
-            callback.update_locals(locals())
-            if not callback.on_step():
-                return None
-        callback.on_rollout_end()
-        return Window(**{name: torch.stack(column) for name, column in columns.items()})
+        # The window's graph is not kept beyond its use.
+        self._obs = obs.detach()
+        driver.detach()
+        stacked = {name: torch.stack(column) for name, column in columns.items()}
+        return Window(**stacked, one_hots=one_hots, steps=steps)
+
+    def _outside_tensors(self) -> Hashable:
+        """All that a window and its update depend on and do not find in tensors that stay put."""
+        moments = self.actor_optimizer.state.get(self._actor_parameters[0], {}).get("exp_avg")
+        temperature = getattr(self.estimator, "temperature", None)
+        # Loading replaces the moments.
+        return id(moments), None if isinstance(temperature, Tensor) else temperature
+
+    def _give_up_where_it_waits(self) -> None:
+        """Run operation by operation from now on if something in a window waits for the device."""
+        assert self._captured is not None
+        if self._captured.waits_at is not None:
+            _log.warning(
+                "%s waits for the GPU at %s, so windows run operation by operation and not as a "
+                "CUDA graph; the results are the same",
+                type(self.driver.env).__name__,
+                self._captured.waits_at,
+            )
+            self._captured = None
 
     def _update(self, window: Window) -> None:
         """One actor step through the window, then `value_steps` critic steps on its λ-returns."""
         self._n_updates += 1
         keep_metrics = self._n_updates % METRICS_EVERY == 0
         progress = 1.0 - self._current_progress_remaining
-        self.actor_optimizer.param_groups[0]["lr"] = self.lr_schedule(1.0 - progress)
-        self.value_optimizer.param_groups[0]["lr"] = self.value_lr_schedule(progress)
+        set_learning_rate(self.actor_optimizer, self.lr_schedule(1.0 - progress))
+        set_learning_rate(self.value_optimizer, self.value_lr_schedule(progress))
+        if self._captured is None:
+            metrics = self._learn_from(window, keep_metrics)
+        else:
+            metrics = self._captured.second(lambda: self._learn_from(window, True))
+        if keep_metrics:
+            self.metrics.add(metrics)
 
+    def _learn_from(self, window: Window, keep_metrics: bool) -> dict[str, Tensor]:
+        """The steps of the optimisers; returns the metrics, if kept."""
         phase("actor")
         returns = lambda_returns(window, self.gamma, self.actor_lambda)  # (H, S, N)
-        ended = window.terminated | window.truncated
+        ended = window.ended
         starts = torch.cat([torch.ones_like(ended[:1]), ended[:-1]])
         # Sums over seeds, means over the rest: each seed's gradient is its own.
         value = (returns * starts).sum(0).mean(-1)  # (S,)
         entropy = window.entropies.mean((0, 2))  # (S,)
         actor_loss = -(value / self.horizon + self.ent_coef * entropy).sum()
+        inputs: list[Tensor] = [*self._actor_parameters]
         if keep_metrics:
-            for one_hot in self._one_hots:
+            for one_hot in window.one_hots:
                 one_hot.retain_grad()
+            inputs += window.one_hots
         self.actor_optimizer.zero_grad()
-        actor_loss.backward(inputs=self._backward_inputs(keep_metrics))
+        actor_loss.backward(inputs=inputs)
         actor_norm = clip_gradients_per_member(self._actor_parameters, self.max_grad_norm)
         self.actor_optimizer.step()
 
@@ -342,23 +427,20 @@ class GumbelSHAC(PickleFreeAlgorithm):
             targets = lambda_returns(window, self.gamma, self.gae_lambda)
         phase("critic")
         value_loss = self._fit_value(window.obs, targets)
-        if keep_metrics:
-            self.metrics.add(
-                {
-                    "train/actor_loss": actor_loss.detach() / self.n_seeds,
-                    "train/value_loss": value_loss / self.n_seeds,
-                    "train/value_mean": targets.mean(),
-                    "train/entropy": entropy.mean(),
-                    "train/actor_grad_norm": actor_norm.mean(),
-                    **self._gradient_norms_by_depth(),
-                }
-            )
-        self._one_hots = []
+        if not keep_metrics:
+            return {}
+        metrics = {
+            "train/actor_loss": actor_loss / self.n_seeds,
+            "train/value_loss": value_loss / self.n_seeds,
+            "train/value_mean": targets.mean(),
+            "train/entropy": entropy.mean(),
+            "train/actor_grad_norm": actor_norm.mean(),
+            **self._gradient_norms_by_depth(window.one_hots),
+        }
+        # Without their graphs, whose nodes would tie the next update to this one's CUDA stream.
+        return {name: metric.detach() for name, metric in metrics.items()}
 
-    def _backward_inputs(self, keep_metrics: bool) -> list[Tensor]:
-        return [*self._actor_parameters, *(self._one_hots if keep_metrics else [])]
-
-    def _gradient_norms_by_depth(self) -> dict[str, Tensor]:
+    def _gradient_norms_by_depth(self, one_hots: Sequence[Tensor]) -> dict[str, Tensor]:
         """‖∂J/∂D_t‖ at the window's first, middle and last action: it grows where unrolls explode.
 
         The first action's gradient has gone through H − 1 steps of dynamics, the last one's
@@ -367,7 +449,7 @@ class GumbelSHAC(PickleFreeAlgorithm):
         depths = {"first": 0, "middle": self.horizon // 2, "last": self.horizon - 1}
         norms = {}
         for name, t in depths.items():
-            gradient = self._one_hots[t].grad
+            gradient = one_hots[t].grad
             if gradient is not None:
                 norms[f"train/action_grad_norm_{name}"] = gradient.norm()
         return norms
@@ -430,6 +512,8 @@ class GumbelSHAC(PickleFreeAlgorithm):
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         super()._restore(header, tensors)
+        if self._captured is not None:
+            self._captured.forget()
         # The environments come after the agent: `set_env(env, force_reset=False)` goes on in them.
         prefix = "extra/driver/"
         self._stored_driver = {
@@ -488,20 +572,3 @@ class GumbelSHAC(PickleFreeAlgorithm):
         weights = {k: v[index : index + 1] for k, v in self.policy.state_dict().items()}
         agent.policy.load_state_dict(weights)
         return agent
-
-
-def lambda_returns(window: Window, gamma: float, lam: float) -> Tensor:
-    """R_t = r_t + γ ((1 − λ) V_{t+1} + λ R_{t+1}) over a window, [H, S, N], with its graph.
-
-    V_{t+1} is the value of the observation that step t led to. It stands for everything beyond
-    the window's end and beyond a truncation; beyond a termination there is nothing.
-    """
-    returns = []
-    following = window.next_values[-1]
-    for t in reversed(range(len(window.rewards))):
-        value = window.next_values[t]
-        mixed = torch.lerp(value, following, lam)
-        mixed = torch.where(window.truncated[t], value, mixed)
-        following = window.rewards[t] + gamma * mixed.masked_fill(window.terminated[t], 0.0)
-        returns.append(following)
-    return torch.stack(returns[::-1])

@@ -180,7 +180,7 @@ def timed_methods(agent: BaseAlgorithm) -> list[TimedMethod]:
         ),
         *_of(BaseCallback, "logging", "on_step", "on_rollout_start", "on_rollout_end"),
         *_of(BaseCallback, "logging", "update_locals"),
-        *_of(EpisodeCounter, "logging", "add", "report"),
+        *_of(EpisodeCounter, "logging", "add", "count", "keep", "report"),
         *_of(agent, "training", "train", "_update"),
         *_of(_attribute(agent, "metrics"), "logging", "add"),
         *_of(agent, "logging", "dump_logs"),

@@ -1,11 +1,13 @@
-"""GumbelSAC's update as a CUDA graph beside its eager self and Stable-Baselines3, in one run.
+"""Updates as CUDA graphs beside their eager selves, Stable-Baselines3 and the CPU, in one run.
 
-    python -m benchmarks.captured [--rounds 5] [--out FILE]
+    python -m benchmarks.captured [--rounds 5] [--only sac|shac] [--out FILE]
 
 Same hidden widths and batch, one update per environment step. `update` is replay sample and
 gradient step alone, `step+update` the whole loop with CartPole-v1 (Pendulum-v1 for SAC) on the
 host. Agents take turns; the median of the rounds counts, each ended by waiting for the device. DQN
 trains one network where the actor-critics train three, so it is there for scale.
+
+GumbelSHAC's window is 16 steps of N copies of the environment and the updates from them, by N.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,26 +71,18 @@ def measure(agent: Any, batch: int) -> tuple[float, float]:
     return update, step
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
-    if not torch.cuda.is_available():
-        parser.exit(2, "captured needs a CUDA device; on the CPU: benchmarks.speed\n")
-    lines = [
-        f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {args.rounds} rounds",
-        "milliseconds; `gain`: eager GumbelSAC over the row",
+def sac_rows(rounds: int) -> Iterator[str]:
+    """A table of GumbelSAC's updates beside Stable-Baselines3's agents, line by line."""
+    yield "milliseconds; `gain`: eager GumbelSAC over the row"
+    yield (
         f"{'width':>5s} {'batch':>6s} {'agent':20s}{'update':>9s}{'gain':>7s}"
-        f"{'step+update':>14s}{'gain':>7s}",
-    ]
-    print("\n".join(lines), flush=True)
+        f"{'step+update':>14s}{'gain':>7s}"
+    )
     for width in (64, 256):
         for batch in (256, 4096):
             agents = make_agents(width, batch)
             times: dict[str, list[tuple[float, float]]] = {name: [] for name in agents}
-            for _ in range(args.rounds):
+            for _ in range(rounds):
                 for name, agent in agents.items():
                     times[name].append(measure(agent, batch))
             middle = {
@@ -96,12 +91,72 @@ def main() -> None:
             }
             eager = middle["GumbelSAC, eager"]
             for name, (update, step) in middle.items():
-                line = (
+                yield (
                     f"{width:5d} {batch:6d} {name:20s}{update:9.3f}{eager[0] / update:7.2f}"
                     f"{step:14.3f}{eager[1] / step:7.2f}"
                 )
-                print(line, flush=True)
-                lines.append(line)
+
+
+SHAC_ENVS = ("CartPole-v1", "CoupledControl-v0")
+SHAC_COPIES = (16, 1024, 16384)
+WINDOWS, CPU_WINDOWS = 30, 1
+
+
+def shac_rows(rounds: int) -> Iterator[str]:
+    """A table of GumbelSHAC's windows, line by line."""
+    from gumbelrl.agents import GumbelSHAC
+
+    yield (
+        f"{'environment':18s}{'copies':>8s} {'window':12s}{'ms':>9s}{'gain':>7s}"
+        f"{'env steps/s':>14s}"
+    )
+    for env in SHAC_ENVS:
+        for n_envs in SHAC_COPIES:
+            agents = {
+                name: GumbelSHAC(
+                    "MlpPolicy", env, n_envs=n_envs, seed=0, device=device, compile=way
+                )
+                for name, device, way in (
+                    ("eager", "cuda", "never"),
+                    ("captured", "cuda", "auto"),
+                    ("on the CPU", "cpu", "auto"),
+                )
+            }
+            size = n_envs * 16
+            times: dict[str, list[float]] = {name: [] for name in agents}
+            for agent in agents.values():
+                agent.learn((1 if agent.device.type == "cpu" else 6) * size, log_interval=None)
+            for _ in range(rounds):
+                for name, agent in agents.items():
+                    count = CPU_WINDOWS if agent.device.type == "cpu" else WINDOWS
+                    learn = partial(
+                        agent.learn, count * size, reset_num_timesteps=False, log_interval=None
+                    )
+                    times[name].append(milliseconds(learn, count))
+            middle = {name: statistics.median(values) for name, values in times.items()}
+            for name, ms in middle.items():
+                yield (
+                    f"{env:18s}{n_envs:8d} {name:12s}{ms:9.2f}{middle['eager'] / ms:7.2f}"
+                    f"{size / ms * 1e3:14,.0f}"
+                )
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=("sac", "shac"))
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.exit(2, "captured needs a CUDA device; on the CPU: benchmarks.speed\n")
+    lines = [f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {args.rounds} rounds"]
+    print(lines[0], flush=True)
+    tables = {"sac": sac_rows, "shac": shac_rows}
+    for name in (args.only,) if args.only else tables:
+        for line in tables[name](args.rounds):
+            print(line, flush=True)
+            lines.append(line)
     if args.out is not None:
         args.out.write_text("$ python -m benchmarks.captured\n" + "\n".join(lines) + "\n")
 

@@ -137,11 +137,10 @@ class BatchedDriver:
             truncated = torch.zeros_like(terminated)
         else:
             truncated = elapsed >= self.max_episode_steps
+        self.state, self.elapsed, obs = next_state, elapsed, final_obs
         if self._ends:
-            self._restart(terminated | truncated, next_state, final_obs, elapsed)
-        else:
-            self.state, self.elapsed, self._obs = next_state, elapsed, final_obs
-        return Step(self._obs, reward, terminated, truncated, final_obs)
+            obs = self._restart(terminated | truncated, final_obs)
+        return Step(obs, reward, terminated, truncated, final_obs)
 
     def detach(self) -> None:
         """Cut the graph of the present state: the next step starts a new horizon."""
@@ -233,25 +232,25 @@ class BatchedDriver:
         )
         return drawn.movedim(0, -1)
 
-    def _restart(
-        self, ended: Tensor, next_state: Tensor, final_obs: Tensor, elapsed: Tensor
-    ) -> None:
-        """Replace the states of the episodes that ended, [...], by initial ones without a graph."""
-        self.state, self.elapsed, self._obs = next_state, elapsed, final_obs
+    def _restart(self, ended: Tensor, final_obs: Tensor) -> Tensor:
+        """Replace the states of the episodes that ended, [...], by initial ones without a graph;
+        returns the observations [..., D] with theirs."""
+        next_state, obs = self.state, final_obs
         if self._draw_ended_only:
             rows = ended.nonzero(as_tuple=True)
             if len(rows[0]) == 0:
-                return
+                return obs
             fresh = self.env.initial(self._noise(self.env.n_initial_noise, (len(rows[0]),)))
             self.state = next_state.index_put(rows, fresh)
-            self._obs = self.state
+            obs = self.state
             if final_obs is not next_state:  # the agent sees something else than the state
-                self._obs = final_obs.index_put(rows, self.env.observe(fresh))
+                obs = final_obs.index_put(rows, self.env.observe(fresh))
         else:
             fresh = self.reset_state()  # [..., S]
             self.state = torch.where(ended.unsqueeze(-1), fresh, next_state)
-            self._obs = torch.where(ended.unsqueeze(-1), self.env.observe(fresh), final_obs)
-        self.elapsed = elapsed.masked_fill(ended, 0)
+            obs = torch.where(ended.unsqueeze(-1), self.env.observe(fresh), final_obs)
+        self.elapsed = self.elapsed.masked_fill(ended, 0)
+        return obs
 
     def _check_finite(self, field: str, values: Tensor) -> None:
         """Raise NonFiniteError if one of `values` [..., n] is NaN or infinite."""

@@ -1,10 +1,15 @@
 """The update as a CUDA graph: the same numbers as operation by operation, whatever moves."""
 
+import gc
+import weakref
+
+import known_tasks
 import pytest
 import torch
-from gumbelrl.agents import GumbelSAC
-from gumbelrl.agents.captured import WARM_UP, CapturedStep
+from gumbelrl.agents import GumbelSAC, GumbelSHAC
+from gumbelrl.agents.captured import WARM_UP, CapturedPair, CapturedStep
 from gumbelrl.envs import make_vec_env
+from stable_baselines3.common.callbacks import BaseCallback
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -123,3 +128,170 @@ def test_a_new_key_means_a_new_recording():
     for _ in range(WARM_UP + 2):
         returned = step.run("two", add(2.0))
     assert returned["sum"] == 3 * (WARM_UP + 3 + 2 * (WARM_UP + 2))
+
+
+def shac(compile="auto", steps=0, env="CartPole-v1", device="cuda", **settings):
+    """GumbelSHAC likewise; a window is 32 steps."""
+    settings = {"n_envs": 4, "horizon": 8, "policy_kwargs": {"net_arch": [16]}} | settings
+    made = GumbelSHAC("MlpPolicy", env, seed=0, device=device, compile=compile, **settings)
+    return made.learn(steps, log_interval=None) if steps else made
+
+
+def all_of_shac(made):
+    """Weights, moments, figures, and where the environments stand."""
+    moments = {
+        f"{optimizer}/{parameter}/{name}": value
+        for optimizer, of in made._optimizers().items()
+        for parameter, state in of.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+    place = {f"place/{i}": tensor for i, tensor in enumerate(made._place.now())}
+    everything = made.policy.state_dict() | moments | made.metrics.tensors() | place
+    return {name: tensor.detach().cpu() for name, tensor in sorted(everything.items())}
+
+
+def different(a, b):
+    """Names of what is not the same to the bit in two agents."""
+    a, b = all_of_shac(a), all_of_shac(b)
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+class InPlace(CapturedPair):
+    """Works as a recording does, from tensors that stay where they are, but eagerly."""
+
+    def first(self, key, work):
+        return work()
+
+    def second(self, work):
+        return work()
+
+
+def test_windows_in_place_are_the_same_as_others():
+    plain, in_place = (shac(device="cpu") for _ in range(2))
+    in_place._captured = InPlace([])
+    for made in (plain, in_place):
+        made.learn(20 * 32, log_interval=None)
+    assert [i["r"] for i in plain.ep_info_buffer] == [i["r"] for i in in_place.ep_info_buffer]
+    held = in_place.driver.state, in_place._obs, in_place.episodes.returns
+    assert not different(plain, in_place)
+    # Environments that were put elsewhere go on from there.
+    for made in (plain, in_place):
+        made.driver.load_state_dict(shac(device="cpu").driver.state_dict())
+        made._obs = made.driver.observe()
+        made.learn(2 * 32, reset_num_timesteps=False, log_interval=None)
+    assert held[0] is in_place.driver.state
+    assert held[1] is in_place._obs
+    assert held[2] is in_place.episodes.returns
+    assert not different(plain, in_place)
+
+
+def test_no_graph_outlives_its_window():
+    """Its nodes would tie the next window to another CUDA stream than the one that records."""
+
+    class Sentinel:
+        def __call__(self, gradient):
+            pass
+
+    made, alive = shac(device="cpu"), []
+    rsample = made.estimator.rsample
+
+    def watched(*args):
+        one_hot, sentinel = rsample(*args), Sentinel()
+        one_hot.register_hook(sentinel)
+        alive.append(weakref.ref(sentinel))
+        return one_hot
+
+    made.estimator.rsample = watched
+    gc.disable()
+    try:
+        made.learn(9 * 32, log_interval=None)
+        assert len(alive) == 9 * 8
+        assert not any(reference() for reference in alive)
+    finally:
+        gc.enable()
+
+
+SHAC_CASES = {
+    "default": {},
+    "every schedule": {
+        "learning_rate": {"schedule": "linear", "start": 3e-3, "end": 1e-4},
+        "value_learning_rate": {"schedule": "linear", "start": 1e-2, "end": 1e-3},
+        "temperature": {"schedule": "exponential", "start": 2.0, "end": 0.5},
+    },
+    "seeds and batches": {"n_seeds": 3, "value_batches": 2, "ent_coef": 0.01},
+    "gumbel_rao": {"estimator": {"name": "gumbel_rao", "k": 4}, "actor_lambda": 0.9},
+    "many factors": {"env": "gumbelrl/CoupledControl-v0", "estimator": "reinmax"},
+    "noise": {"env": "gumbelrl/Inventory-v0"},
+}
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", SHAC_CASES)
+def test_captured_and_eager_windows_are_the_same(name):
+    """To the bit, after 40 windows, with episodes that end in them."""
+    captured, eager = (shac(way, 40 * 32, **SHAC_CASES[name]) for way in ("auto", "never"))
+    assert captured._captured._first._graph is not None
+    assert captured._captured._second._graph is not None
+    assert eager._captured is None
+    assert list(captured.ep_info_buffer) == list(eager.ep_info_buffer)
+    assert not different(captured, eager)
+
+
+@needs_gpu
+def test_callbacks_see_the_steps_of_a_captured_window():
+    class Look(BaseCallback):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def _on_step(self):
+            step = self.locals["step"]
+            self.seen.append(torch.cat([step.obs.flatten(), step.reward.flatten()]).tolist())
+            return self.num_timesteps < self.stop_at
+
+    looks = []
+    for way in ("auto", "never"):
+        look = Look()
+        look.stop_at = 8 * 32 + 12  # in the middle of a window
+        made = shac(way).learn(20 * 32, callback=look, log_interval=None)
+        look.stop_at = 10**9
+        made.learn(20 * 32, callback=look, reset_num_timesteps=False, log_interval=None)
+        looks.append(look.seen)
+    assert looks[0] == looks[1]
+
+
+@needs_gpu
+@pytest.mark.parametrize("way", ["auto", "never"])
+@pytest.mark.parametrize("env", ["CartPole-v1", "gumbelrl/CoupledControl-v0"])
+def test_a_loaded_shac_goes_on_as_the_saved_one(way, env, tmp_path):
+    made = shac(way, 12 * 32, env=env)
+    made.save(tmp_path / "agent")
+    loaded = GumbelSHAC.load(tmp_path / "agent", env=env, device="cuda", force_reset=False)
+    for one in (made, loaded):
+        one.learn(8 * 32, reset_num_timesteps=False, log_interval=None)
+    assert not different(made, loaded)
+
+
+class Waiting(known_tasks.Walk):
+    """Looks at its state on the host, as a user's own might."""
+
+    def transition(self, state, one_hot, noise):
+        if float(state.detach().sum()) > 1e9:
+            raise RuntimeError
+        return super().transition(state, one_hot, noise)
+
+
+@needs_gpu
+def test_environments_that_wait_for_the_gpu_run_eagerly_and_are_named(caplog):
+    ways = []
+    for way in ("auto", "never"):
+        made = shac(way, env="known/Walk-v0")
+        made.driver.env = Waiting()
+        made.learn(12 * 32, log_interval=None)
+        assert made._captured is None
+        ways.append(made)
+    assert not different(*ways)
+    (record,) = caplog.records
+    assert "Waiting waits for the GPU at" in record.getMessage()
+    assert "test_captured.py:" in record.getMessage()

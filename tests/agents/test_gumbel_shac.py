@@ -6,8 +6,8 @@ import pytest
 import torch
 from gumbelrl.agents import GumbelSHAC
 from gumbelrl.agents.fault_watch import FaultWatch
-from gumbelrl.agents.gumbel_shac import Window, lambda_returns
 from gumbelrl.agents.policies import ShacPolicy
+from gumbelrl.agents.windows import Window, lambda_returns
 from gumbelrl.envs import make_vec_env
 from stable_baselines3.common.callbacks import (
     BaseCallback,
@@ -52,7 +52,7 @@ def test_gradient_reaches_back_through_the_dynamics():
         parameter.data.zero_()  # a policy that does not look: the dynamics alone carry the slope
     window = unroll(agent)
     returns = lambda_returns(window, 1.0, 1.0)
-    (slope,) = torch.autograd.grad(returns[0].sum(), agent._one_hots[0])
+    (slope,) = torch.autograd.grad(returns[0].sum(), window.one_hots[0])
     # R_0 = −s1² − s2² − s3², and every s_t moves with the first step:
     # ∂R_0/∂D_0[k] = −2 (s1 + s2 + s3) u_k, u = (−1, 0, 1).
     obs = torch.cat([window.obs, agent._obs.detach().unsqueeze(0)])  # (H + 1, S, N, 1)
@@ -74,6 +74,8 @@ def test_lambda_returns_by_hand():
         terminated=flags(False, True, False, False),
         truncated=flags(False, False, True, False),
         entropies=column(0, 0, 0, 0),
+        returns=column(1, 3, 7, 15),
+        lengths=column(1, 2, 3, 4),
     )
     # γ = 0.5, λ = 0.5, backwards: 8 + .5·40; 4 + .5·30 (truncated: V, not what follows);
     # 2 (terminated: nothing); 1 + .5 (.5·10 + .5·2).
@@ -194,6 +196,7 @@ def test_gradient_norms_by_depth_are_logged():
         ({"n_envs": 0}, "n_envs must be an integer >= 1, got 0"),
         ({"horizon": 0}, "horizon must be an integer >= 1, got 0"),
         ({"actor_lambda": 0.0}, r"actor_lambda must be a number in \(0, 1\]"),
+        ({"compile": "always"}, r"compile 'always'.*allowed: auto, never"),
         ({"actor_beta2": 1.0}, r"actor_beta2 must be a number in \[0, 1\), got 1.0"),
         ({"estimator": "reinforce"}, "needs a pathwise estimator"),
         ({"temperature": -1}, "temperature must be a finite number > 0, got -1"),
@@ -215,6 +218,30 @@ def test_a_callback_may_stop_in_the_middle_of_a_window():
     agent.learn(10_000, callback=Stop())
     assert agent.num_timesteps == 3 * 32
     assert torch.equal(agent._obs, agent.driver.observe())
+    agent.learn(32 * 8 * 2, reset_num_timesteps=False)  # and learning may go on
+    assert agent.num_timesteps >= 32 * 8 * 2
+
+
+def test_callbacks_hear_of_every_step_and_its_episodes():
+    class Look(BaseCallback):
+        rewards, ends, heard = 0.0, 0, 0
+
+        def _on_step(self):
+            step = self.locals["step"]
+            self.rewards += step.reward.sum().item()
+            self.ends += int(self.locals["dones"].__array__().sum())
+            self.heard += 1
+            assert torch.equal(self.locals["obs"], step.obs)
+            return True
+
+    agent, look = make("CartPole-v1"), Look()
+    agent.learn(32 * 8 * 6, callback=look, log_interval=None)
+    assert look.heard == 8 * 6
+    assert look.rewards == 32 * 8 * 6
+    assert look.ends == len(agent.ep_info_buffer) > 0
+    # Every reward is in an episode that ended or in one that runs.
+    ended = sum(info["r"] for info in agent.ep_info_buffer)
+    assert ended + agent.episodes.returns.sum().item() == look.rewards
 
 
 def test_stops_after_a_number_of_episodes():
