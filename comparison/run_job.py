@@ -28,7 +28,7 @@ _MISSING = re.compile(
 )
 _OF_A_RUN = (
     *("config.yaml", "metrics.jsonl", "evaluations.jsonl", "summary.json", "checkpoints"),
-    *("videos", "wandb", "tensorboard", "metrics.csv"),
+    *("heartbeat.json", "videos", "wandb", "tensorboard", "metrics.csv"),
 )
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,18 @@ def test_a_run_killed_before_its_summary_ends_alike(undisturbed, tmp_path):
     rows = [rows_without_times(each) for each in (run, undisturbed / "runs" / RUNS[0])]
     assert json.dumps(rows[0], sort_keys=True) == json.dumps(rows[1], sort_keys=True)
     assert "resume=" in (tmp_path / "x.log").read_text()
+
+
+def test_a_run_stopped_before_its_first_checkpoint_is_begun_again(tmp_path):
+    run = tmp_path / "run"
+    job = job_for(run)
+    slow = replace(job, overrides=(*job.overrides, "checkpoint_every=6000"))
+    assert run_job(slow, lambda: (run / "heartbeat.json").exists()) == Outcome("pending")
+    assert not list(run.glob("checkpoints/step-*"))
+    assert run_job(job) == Outcome("finished")
+    commands = [line for line in (tmp_path / "x.log").read_text().splitlines() if line[:1] == "$"]
+    assert len(commands) == 2
+    assert not any("resume=" in command for command in commands)
 
 
 def test_a_finished_run_is_left_alone(undisturbed, tmp_path):
