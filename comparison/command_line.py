@@ -121,7 +121,11 @@ def plan(settings: CompareSettings, command: str) -> tuple[Grid, Path, float]:
     )
     out = Path(settings.out or f"comparisons/{name}").expanduser()
     num_gpus = experiment.num_gpus if settings.num_gpus is None else settings.num_gpus
-    return Grid(name, experiment.question.strip(), command, points), out, num_gpus
+    grid = Grid(name, experiment.question.strip(), command, points)
+    for env, spec in experiment.envs.items():
+        if spec.random is not None and spec.reference is not None:
+            grid.references[env] = {"random": spec.random, "reference": spec.reference}
+    return grid, out, num_gpus
 
 
 def make_out(out: Path, manifest: str = MANIFEST, of: str = "grid") -> None:

@@ -38,6 +38,8 @@ class EnvSpec:
         total_steps: environment steps of a run.
         threshold: a return worth reaching, for the report; runs go on when they reach it.
         stop_at_return: the same, but a run that reaches it ends.
+        random: return of a random policy, 0 on the scale on which environments are averaged.
+        reference: that of a very good one, 1 on it; both are given, or neither.
         agents: further overrides there of some agents, by label.
     """
 
@@ -45,6 +47,8 @@ class EnvSpec:
     total_steps: Positive
     threshold: Number | None = None
     stop_at_return: Number | None = None
+    random: Number | None = None
+    reference: Number | None = None
     agents: dict[Label, list[str]] = Field(default_factory=dict)
 
 
@@ -140,6 +144,13 @@ def _check(path: Path, content: dict[Any, Any]) -> Experiment:
             raise ConfigError(
                 f"{path}: envs.{label} has both threshold and stop_at_return; a run either goes "
                 "on when it reaches the number, or ends"
+            )
+        if (env.random is None) != (env.reference is None) or (
+            env.random is not None and env.random == env.reference
+        ):
+            raise ConfigError(
+                f"{path}: envs.{label} has random={env.random} and reference={env.reference}; a "
+                "scale needs both, and they must differ"
             )
         try:
             pick("agents", experiment.agents, list(env.agents))

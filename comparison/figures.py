@@ -150,6 +150,7 @@ def normalised_scores(comparison: Comparison, agent: str) -> list[list[float]] |
 
 def _overall(comparison: Comparison, folder: Path) -> list[Figure]:
     pen = _Pen(comparison, None, folder, "all")
+    pen.overview_figure()
     agents = comparison.agents
     strata = {a: s for a in agents if (s := normalised_scores(comparison, a)) is not None}
     if strata:
@@ -214,36 +215,63 @@ class _Pen:
             "linestyle": _DASHES[i // len(SERIES) % len(_DASHES)],
         }
 
-    def runs(self, agent: str) -> tuple[RunRecord, ...]:
-        """Finished runs of the agent that were evaluated."""
-        assert self.env is not None
-        return tuple(r for r in self.comparison.of(agent, self.env) if r.score is not None)
+    def runs(self, agent: str, env: str | None = None) -> tuple[RunRecord, ...]:
+        """Finished runs of the agent that were evaluated, in `env` or the figures' own."""
+        env = self.env if env is None else env
+        assert env is not None
+        return tuple(r for r in self.comparison.of(agent, env) if r.score is not None)
+
+    def curves(self, env: str, axis: str) -> dict[str, list[tuple[Array, Array]]]:
+        """(`axis`, return) of every finished run that was evaluated, by agent where it has one."""
+        found = {}
+        for agent in self.comparison.agents:
+            pairs = _timed([(getattr(run, axis), run.returns) for run in self.runs(agent, env)])
+            if pairs:
+                found[agent] = pairs
+        return found
+
+    def overview_figure(self) -> None:
+        """Learning curves against env steps, a panel for each environment."""
+        panels = {env: each for env in self.comparison.envs if (each := self.curves(env, "steps"))}
+        if len(panels) < 2:
+            return
+        agents = [a for a in self.comparison.agents if any(a in each for each in panels.values())]
+        fig, places = _grid(len(panels), agents)
+        for axes, (env, pairs) in zip(places, panels.items(), strict=True):
+            self._draw_curves(axes, env, pairs)
+            axes.set_title(_cut(env, 30))
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+            if env in self.comparison.references:
+                low, high = self.comparison.references[env]
+                axes.set_ylim(bottom=max(axes.get_ylim()[0], low - 0.5 * (high - low)))
+        self._keep(
+            fig,
+            "curves-steps",
+            "Learning curves against environment steps",
+            "Mean return, interquartile over seeds, with its pointwise 95 % bootstrap band"
+            + ("" if all(map(_enough, panels.values())) else " where seeds are enough")
+            + "; dotted: the threshold. Cut off far below the random policy.",
+        )
 
     def curve_figure(self, axis: str) -> None:
         """Learning curves against env steps or seconds of training."""
         assert self.env is not None
-        pairs = {
-            agent: [(getattr(run, axis), run.returns) for run in self.runs(agent)]
-            for agent in self.comparison.agents
-        }
-        pairs = {agent: _timed(each) for agent, each in pairs.items()}
-        pairs = {agent: each for agent, each in pairs.items() if each}
+        pairs = self.curves(self.env, axis)
         if not pairs:
             return
         fig, (axes,) = _canvas(1, list(pairs))
         ends = [max(x[-1] for x, _ in each) for each in pairs.values()]
         log = axis == "seconds" and max(ends) > 20 * max(min(ends), 1e-9)
-        for agent, each in pairs.items():
-            self._band(axes, agent, each, log=log)
+        self._draw_curves(axes, self.env, pairs, log=log)
         if log:
             axes.set_xscale("log")
-        threshold = self.comparison.threshold(self.env)
-        if threshold is not None:
-            axes.axhline(threshold, color=_INK[0], linewidth=0.8, linestyle=(0, (2, 3)))
         axes.set_ylabel("mean return")
         axes.set_xlabel("environment steps" if axis == "steps" else "seconds of training")
         if not log:
             axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+        threshold = self.comparison.threshold(self.env)
         self._keep(
             fig,
             f"curves-{axis}",
@@ -458,6 +486,20 @@ class _Pen:
         places[-1].set_xlabel("environment steps")
         self._keep(fig, name, title, caption)
 
+    def _draw_curves(
+        self,
+        axes: Axes,
+        env: str,
+        pairs: dict[str, list[tuple[Array, Array]]],
+        log: bool = False,
+    ) -> None:
+        """Every agent's band, and the threshold."""
+        for agent, each in pairs.items():
+            self._band(axes, agent, each, log=log)
+        threshold = self.comparison.threshold(env)
+        if threshold is not None:
+            axes.axhline(threshold, color=_INK[0], linewidth=0.8, linestyle=(0, (2, 3)))
+
     def _band(self, axes: Axes, agent: str, pairs: list[tuple[Array, Array]], log: bool) -> None:
         look = self.look(agent)
         start, end = max(x[0] for x, _ in pairs), max(x[-1] for x, _ in pairs)
@@ -527,9 +569,35 @@ def survival(runs: Sequence[RunRecord], axis: str) -> statistics.Survival | None
     return statistics.time_to_threshold(times, reached) if times else None
 
 
+def _grid(panels: int, agents: list[str]) -> tuple[Canvas, list[Axes]]:
+    """Panels in two columns, each with axes of its own, and room for a legend below."""
+    rows = -(-panels // 2)
+    legend = _legend_height(agents)
+    fig = Canvas(figsize=(_WIDTH, 1.55 * rows + 0.2 + legend))
+    fig.legend_agents = agents  # type: ignore[attr-defined]
+    width, height = fig.get_size_inches()
+    axes = fig.subplots(rows, 2, squeeze=False)
+    fig.subplots_adjust(
+        0.52 / width,
+        (0.3 + legend) / height,
+        1 - 0.08 / width,
+        1 - 0.24 / height,
+        wspace=0.3,
+        hspace=0.5,
+    )
+    for empty in axes.flat[panels:]:
+        empty.remove()
+    return fig, list(axes.flat[:panels])
+
+
+def _legend_height(agents: list[str]) -> float:
+    """Inches."""
+    return 0.19 * -(-len(agents) // 2) + 0.08
+
+
 def _canvas(panels: int, agents: list[str]) -> tuple[Canvas, list[Axes]]:
     """Panels one above the other, and room for a legend below."""
-    legend = 0.19 * -(-len(agents) // 2) + 0.08
+    legend = _legend_height(agents)
     height = (_HEIGHT if panels == 1 else 1.4 * panels + 0.5) + legend
     fig = Canvas(figsize=(_WIDTH, height))
     fig.legend_agents = agents  # type: ignore[attr-defined]

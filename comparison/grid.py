@@ -83,6 +83,7 @@ class Grid:
         command: the command line that goes on with it.
         points: its runs, those of seed 0 first.
         created: when it was first begun.
+        references: returns of a "random" policy and of a "reference", by environment.
     """
 
     experiment: str
@@ -92,6 +93,7 @@ class Grid:
     created: str = field(
         default_factory=lambda: datetime.now().astimezone().isoformat("T", "seconds")
     )
+    references: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def count(self, *statuses: Status) -> int:
         """How many points have one of these statuses."""

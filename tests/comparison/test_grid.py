@@ -21,7 +21,13 @@ TINY = {
     "question": "Does it run?",
     "agents": {"one": ["agent=reinforce"], "two": ["agent=ppo", "agent.n_steps=64"]},
     "envs": {
-        "cart": {"overrides": ["env=cartpole"], "total_steps": 400, "threshold": 100},
+        "cart": {
+            "overrides": ["env=cartpole"],
+            "total_steps": 400,
+            "threshold": 100,
+            "random": 22,
+            "reference": 500,
+        },
         "acro": {"overrides": ["env=acrobot"], "total_steps": 500, "stop_at_return": -100},
     },
     "seeds": 2,
@@ -169,8 +175,10 @@ def test_the_manifest_has_the_agreed_form(experiment, ran, tmp_path):
     content = json.loads((tmp_path / "grid" / "grid.json").read_text())
     assert {key: type(content[key]) for key in content} == {
         "experiment": str, "question": str, "command": str, "points": list, "created": str,
+        "references": dict,
     }  # fmt: skip
     assert content["experiment"] == "tiny"
+    assert content["references"] == {"cart": {"random": 22, "reference": 500}}
     assert content["command"].endswith("compare.py experiment=tiny.yaml out=grid workers=2")
     assert len(content["points"]) == 8
     point = content["points"][0]
@@ -254,6 +262,10 @@ def test_a_swept_setting_that_an_agent_lacks_is_not_applicable(experiment, ran, 
         ({"overrides": ["run_dir=x"]}, [], "tiny.yaml: run_dir= is set by the grid"),
         ({"agents": {"x": ["agent=pppo"]}}, [], "x on cart: no agent named 'pppo'; did you mean"),
         ({"sedes": 3}, [], "tiny.yaml: no key 'sedes'; did you mean 'seeds'?"),
+        (
+            {"envs": {"e": {"overrides": [], "total_steps": 3, "random": 1}}}, [],
+            "tiny.yaml: envs.e has random=1.0 and reference=None; a scale needs both",
+        ),
         ({"question": 3}, [], "tiny.yaml: question must be a valid string, got 3"),
         ({"envs": {"e": {"overrides": []}}}, [], "tiny.yaml: envs.e.total_steps has no value"),
         (
