@@ -245,7 +245,9 @@ class _Pen:
             axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
             if env in self.comparison.references:
                 low, high = self.comparison.references[env]
-                axes.set_ylim(bottom=max(axes.get_ylim()[0], low - 0.5 * (high - low)))
+                top = axes.dataLim.ymax
+                bottom = max(axes.dataLim.ymin, low - 0.5 * (high - low))
+                axes.set_ylim(bottom - 0.05 * (top - bottom), top + 0.05 * (top - bottom))
         self._keep(
             fig,
             "curves-steps",

@@ -232,7 +232,8 @@ def text_table(comparison: Comparison, rows: Sequence[Row]) -> str:
         for each in (each for each in rows if each.env == env):
             runs = f"{each.finished}/{each.asked}"
             if each.iqm is None:
-                lines.append(f"  {_fit(each.agent):{widest}s} {runs:>4s}  {each.note}")
+                note = (each.note or "").partition(". ")[0]  # the whole is in the report
+                lines.append(f"  {_fit(each.agent):{widest}s} {runs:>4s}  {note}")
                 continue
             span = _span(each.iqm) or each.note or ""
             arrived = ""
