@@ -524,14 +524,10 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         # The actor climbs the critics as they were when this batch was scored: their embedding is
         # at hand, so the trunk is not evaluated twice.
         objective = CriticObjective(policy.critic, embedding.output.detach(), self.actor_objective)
-        value = self.estimator(dist, objective, generator)  # (B,)
+        actor_loss, slope, entropy = self._climb(dist, objective, ent_coef, logits.output)
+        logits.backward(slope)
         if self.trust.due(self._n_updates):
             self.trust.measure(dist, objective, self.estimator)
-        entropies = dist.entropy()  # (B,)
-        actor_loss = -torch.addcmul(value, ent_coef, entropies).mean()
-        actor_loss.backward(inputs=[logits.output])
-        logits.backward()
-        entropy = entropies.detach().mean()
         if self.ent_coef == "auto":
             # d/d log α of log α · (H − H_target): α falls while the entropy is above its target.
             self.log_ent_coef.grad = entropy - self._entropy_target
@@ -563,6 +559,33 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         }
         # Without their graphs, whose nodes would tie the next update to this one's CUDA stream.
         return {name: value.detach() for name, value in metrics.items()}
+
+    def _climb(
+        self,
+        dist: FactoredCategorical,
+        objective: CriticObjective,
+        ent_coef: Tensor,
+        logits: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The actor's loss −mean(f(D) + α H), its slope in the logits [B, ΣK], and mean H."""
+        found = None
+        if isinstance(self.policy.critic, HeadsCritic):
+            found = self.estimator.on_table(dist, objective.table(), self.generator)
+        if found is None:
+            value = self.estimator(dist, objective, self.generator)  # (B,)
+            entropies = dist.entropy()  # (B,)
+            loss = -torch.addcmul(value, ent_coef, entropies).mean()
+            loss.backward(inputs=[logits])
+            assert logits.grad is not None
+            return loss, logits.grad, entropies.detach().mean()
+        with torch.no_grad():
+            value, slope = found
+            entropies, entropy_slope = dist.entropy_and_slope()
+            loss = -torch.addcmul(value, ent_coef, entropies).mean()
+            slope = torch.addcmul(slope, ent_coef, entropy_slope.squeeze(-2))
+            # θ' = θ / T; what is forbidden has the slope 0.
+            slope /= -len(value) * self.policy.forward_temperature
+            return loss, slope, entropies.mean()
 
     def dump_logs(self) -> None:
         """Write one row of metrics: means since the last row, and the schedules' positions."""

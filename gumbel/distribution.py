@@ -215,9 +215,14 @@ class FactoredCategorical:
 
     def entropy(self) -> Tensor:
         """[...] entropy in nats, the sum over factors."""
-        if transformed():
+        if transformed() or not torch.is_grad_enabled():
             return _entropies(self.theta)[0].sum(-1)
         return _entropy(self.theta).sum(-1)
+
+    def entropy_and_slope(self) -> tuple[Tensor, Tensor]:
+        """`entropy()` [...] and its gradient ∂H/∂θ' [..., M, Kmax], both without a graph."""
+        entropy, pi, log_pi = _entropies(self.theta.detach())
+        return entropy.sum(-1), _entropy_slope(entropy, pi, log_pi)
 
     def kl(self, other: "FactoredCategorical") -> Tensor:
         """[...] KL(self ‖ other) in nats; inf where self allows what other forbids."""
@@ -253,8 +258,11 @@ class _Entropy(torch.autograd.Function):
         theta, entropy, pi, log_pi = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph: the gradient as a function of θ
             entropy, pi, log_pi = _entropies(theta)
-        slope: Tensor = -pi * (log_pi + entropy.unsqueeze(-1))
-        return slope * g.unsqueeze(-1)
+        return _entropy_slope(entropy, pi, log_pi) * g.unsqueeze(-1)
+
+
+def _entropy_slope(entropy: Tensor, pi: Tensor, log_pi: Tensor) -> Tensor:
+    return -pi * (log_pi + entropy.unsqueeze(-1))
 
 
 _entropy: Callable[[Tensor], Tensor] = _Entropy.apply

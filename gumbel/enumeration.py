@@ -62,6 +62,17 @@ class Exact(Estimator):
         # f may be anything at a forbidden action: 0 · NaN must not enter.
         return _in_dtype_of(values, (joint * values.where(joint > 0, 0.0)).sum(0))
 
+    @torch.no_grad()
+    def on_table(
+        self,
+        dist: FactoredCategorical,
+        table: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor] | None:
+        pi = dist.theta.softmax(-1).squeeze(-2)  # (B, K)
+        table = table.where(pi > 0, 0.0)
+        return (pi * table).sum(-1), jacobian_product(pi, table)
+
 
 def _in_dtype_of(values: Tensor, expected: Tensor) -> Tensor:
     """E[f] in f's own dtype, as a value of f would be; of integers it stays a float."""

@@ -17,7 +17,7 @@ import torch
 from gumbelrl.gumbel.choices import fraction
 from gumbelrl.gumbel.distribution import FactoredCategorical
 from gumbelrl.gumbel.fused import Fused, fused_sample, usable
-from gumbelrl.gumbel.gradient import Term, choose, straight_through
+from gumbelrl.gumbel.gradient import Term, choose, g_hat, straight_through
 from gumbelrl.gumbel.noise import gumbel_noise
 from torch import Tensor, nn
 
@@ -59,6 +59,24 @@ class Estimator(nn.Module):
             generator: source of randomness.
         """
         raise NotImplementedError
+
+    def on_table(
+        self,
+        dist: FactoredCategorical,
+        table: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor] | None:
+        """The same call for f(D) = ⟨D, table⟩ of one factor, without autograd: half of its time.
+
+        Args:
+            dist: of one factor, batch shape [B].
+            table: f of every action, [B, K], finite where allowed.
+            generator: source of randomness; the draws are those of the call.
+
+        Returns:
+            Value [B] and ĝ [B, K] in θ', or None where there is no closed form.
+        """
+        return None
 
     @property
     def progress(self) -> float:
@@ -102,10 +120,14 @@ class Pathwise(Estimator):
     def relax(self, theta: Tensor, noise: Tensor) -> Tensor:
         """[..., M, K] one-hot of the sample, its gradient that of the estimator."""
         fixed = theta.detach()
-        d = choose(fixed + (noise[0] if noise.ndim > theta.ndim else noise))
         if not (theta.requires_grad and torch.is_grad_enabled()):
-            return d.to(theta.dtype)
-        return straight_through(theta, d, self.terms(fixed, noise, d))
+            return _sampled(fixed, noise).to(theta.dtype)
+        return straight_through(theta, *self.sample_and_terms(fixed, noise))
+
+    def sample_and_terms(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, list[Term]]:
+        """One-hot D [..., M, K] of argmax(θ + G), and `terms` of it; θ without a graph."""
+        d = _sampled(theta, noise)
+        return d, self.terms(theta, noise, d)
 
     def terms(self, theta: Tensor, noise: Tensor, d: Tensor) -> list[Term]:
         """The pairs (w, p) of ĝ = Σ w J(p) g.
@@ -116,6 +138,20 @@ class Pathwise(Estimator):
             d: [..., M, K] one-hot D of the sampled categories, argmax(θ + G).
         """
         raise NotImplementedError
+
+    @torch.no_grad()
+    def on_table(
+        self,
+        dist: FactoredCategorical,
+        table: Tensor,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor] | None:
+        if type(self).relax is not Pathwise.relax or usable(dist.logits):
+            return None  # another sample than D, or the kernels are at hand
+        theta = dist.theta
+        d, terms = self.sample_and_terms(theta, self.draw(theta, generator))
+        g = table.unsqueeze(-2)  # (B, 1, K)
+        return (d * g).sum((-2, -1)), g_hat(terms, g).squeeze(-2)
 
     def fused(self) -> Fused | None:
         """This gradient for the fused kernels; None where they do not have it."""
@@ -154,6 +190,10 @@ class Pathwise(Estimator):
             connected = self._graph_seen = _reaches(value, one_hot)
         if not connected:
             raise _no_graph(self.name)
+
+
+def _sampled(theta: Tensor, noise: Tensor) -> Tensor:
+    return choose(theta + (noise[0] if noise.ndim > theta.ndim else noise))
 
 
 def check_value(value: Tensor, dist: FactoredCategorical, lead: tuple[int, ...] = ()) -> Tensor:

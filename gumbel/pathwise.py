@@ -89,17 +89,14 @@ class STGumbel(Tempered):
 
     name = "st_gumbel"
 
-    def relax(self, theta: Tensor, noise: Tensor) -> Tensor:
+    def sample_and_terms(self, theta: Tensor, noise: Tensor) -> tuple[Tensor, list[Term]]:
         tau = self.temperature
         if isinstance(tau, Tensor) or transformed():
-            return super().relax(theta, noise)
-        z = theta.detach() + noise
+            return super().sample_and_terms(theta, noise)
+        z = theta + noise
         z -= z.amax(-1, keepdim=True)  # 0 at the argmax, for the softmax too
         d = choose(z, 0.0)
-        if not (theta.requires_grad and torch.is_grad_enabled()):
-            return d.to(theta.dtype)
-        y = softmax_(z if tau == 1.0 else z.div_(tau))
-        return straight_through(theta, d, [(1.0 / tau, y)])
+        return d, [(1.0 / tau, softmax_(z if tau == 1.0 else z.div_(tau)))]
 
     def terms(self, theta: Tensor, noise: Tensor, d: Tensor) -> list[Term]:
         return self.term(theta + noise)

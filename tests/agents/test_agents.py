@@ -334,3 +334,27 @@ def test_settings_from_numpy_and_schedules_of_the_remaining_progress():
     agent = make_sac(batch_size=np.int64(16), learning_rate=lambda remaining: 1e-3 * remaining)
     agent.learn(60)
     assert agent.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=2e-5)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"estimator": "exact", "ent_coef": 0.05},
+        {"estimator": "reinmax", "forward_temperature": 1.5},
+        {"actor_objective": "min", "temperature": 0.5},
+    ],
+)
+def test_the_actors_step_on_heads_is_what_autograd_gives(settings):
+    agents = []
+    for closed in (True, False):
+        made = GumbelSAC(
+            "MlpPolicy", "CartPole-v1", seed=0, device="cpu", learning_starts=64, **settings
+        )
+        made.learn(64, log_interval=None)
+        if not closed:
+            made.estimator.on_table = lambda *arguments: None
+        made.train(10, 32)
+        agents.append(made)
+    for a, b in zip(*(agent.policy.parameters() for agent in agents), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
