@@ -24,7 +24,7 @@ from gumbelrl.agents.policies import (
     GumbelSACMultiInputPolicy,
     GumbelSACPolicy,
 )
-from gumbelrl.agents.replay import TensorReplayBuffer, Transitions, map_observations
+from gumbelrl.agents.replay import TensorReplayBuffer, Transitions, normalized
 from gumbelrl.agents.storage import PickleFreeAlgorithm
 from gumbelrl.agents.trust_meter import TRUST_EVERY, TrustMeter, check_alignment
 from gumbelrl.gumbel import Constant, Estimator, FactoredCategorical, make_schedule
@@ -418,7 +418,9 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
 
         def step(keep_metrics: bool = True) -> dict[str, Tensor]:
             batch = self.replay_buffer.sample(batch_size, self.generator, self.gamma, self.n_steps)
-            return self._update(self._normalize(batch), keep_metrics)
+            if self._vec_normalize_env is not None:
+                batch = normalized(batch, self._vec_normalize_env, self.n_steps)
+            return self._update(batch, keep_metrics)
 
         for _ in range(gradient_steps):
             self._n_updates += 1
@@ -454,29 +456,6 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
             id(self.replay_buffer),
             self.replay_buffer.masks is None,
             *(None if isinstance(t, Tensor) else t for t in temperatures),
-        )
-
-    def _normalize(self, batch: Transitions) -> Transitions:
-        """Observations and rewards as `VecNormalize` gives them now; the replay keeps them raw."""
-        env = self._vec_normalize_env
-        if env is None:
-            return batch
-
-        def normalize(obs: Any) -> Any:
-            host = map_observations(lambda part: part.cpu().numpy(), obs)
-            return map_observations(
-                lambda part: torch.as_tensor(part, dtype=torch.float32, device=self.device),
-                env.normalize_obs(host),
-            )
-
-        rewards = batch.rewards
-        if env.norm_reward:
-            # Linear, so that it may follow the summing over n steps.
-            unit = float(np.sqrt(env.ret_rms.var + env.epsilon))
-            limit = env.clip_reward * self.n_steps
-            rewards = (rewards / unit).clamp(-limit, limit)
-        return batch._replace(
-            obs=normalize(batch.obs), next_obs=normalize(batch.next_obs), rewards=rewards
         )
 
     def _update(self, batch: Transitions, keep_metrics: bool) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.replay_files import ReplayWriter, open_replay
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
+from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
 Observations = Tensor | dict[str, Tensor]
@@ -320,6 +321,31 @@ def _write_row(storage: Tensor, row: int, values: Rows) -> None:
         storage.numpy()[row] = np.reshape(array, storage.shape[1:])
     else:
         storage[row] = torch.as_tensor(values).view_as(storage[row])
+
+
+def normalized(batch: Transitions, env: VecNormalize, n_steps: int) -> Transitions:
+    """Observations and rewards as `env` gives them now; the replay keeps them raw. Waits for a GPU.
+
+    Args:
+        batch: sampled with returns over `n_steps`.
+    """
+
+    def normalize(obs: Any) -> Any:
+        host = map_observations(lambda part: part.cpu().numpy(), obs)
+        return map_observations(
+            lambda part: torch.as_tensor(part, dtype=torch.float32, device=batch.rewards.device),
+            env.normalize_obs(host),
+        )
+
+    rewards = batch.rewards
+    if env.norm_reward:
+        # Linear, so that it may follow the summing over n steps.
+        unit = float(np.sqrt(env.ret_rms.var + env.epsilon))
+        limit = env.clip_reward * n_steps
+        rewards = (rewards / unit).clamp(-limit, limit)
+    return batch._replace(
+        obs=normalize(batch.obs), next_obs=normalize(batch.next_obs), rewards=rewards
+    )
 
 
 def map_observations(function: Any, obs: Any) -> Any:
