@@ -69,6 +69,8 @@ class Exact(Estimator):
         table: Tensor,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor] | None:
+        if type(self).forward is not Exact.forward:
+            return None  # a subclass does something else
         pi = dist.theta.softmax(-1).squeeze(-2)  # (B, K)
         table = table.where(pi > 0, 0.0)
         return (pi * table).sum(-1), jacobian_product(pi, table)

@@ -146,8 +146,10 @@ class Pathwise(Estimator):
         table: Tensor,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor] | None:
-        if type(self).relax is not Pathwise.relax or usable(dist.logits):
-            return None  # another sample than D, or the kernels are at hand
+        if usable(dist.logits):
+            return None  # the kernels are at hand
+        if any(getattr(type(self), f) is not getattr(Pathwise, f) for f in _CALL):
+            return None  # a subclass does something else than D and its terms
         theta = dist.theta
         d, terms = self.sample_and_terms(theta, self.draw(theta, generator))
         g = table.unsqueeze(-2)  # (B, 1, K)
@@ -190,6 +192,9 @@ class Pathwise(Estimator):
             connected = self._graph_seen = _reaches(value, one_hot)
         if not connected:
             raise _no_graph(self.name)
+
+
+_CALL = ("forward", "rsample", "relax")
 
 
 def _sampled(theta: Tensor, noise: Tensor) -> Tensor:

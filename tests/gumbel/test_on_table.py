@@ -77,3 +77,13 @@ def test_a_learned_temperature_leaves_no_graph():
     made = make_estimator("st_gumbel", temperature=LearnedTemperature(0.7))
     found = made.on_table(FactoredCategorical(logits), values)
     assert not any(part.requires_grad for part in found)
+
+
+@pytest.mark.parametrize("name", ["straight_through", "exact"])
+def test_a_subclass_with_a_call_of_its_own_has_none(name):
+    class Own(type(make_estimator(name))):
+        def forward(self, dist, f, generator=None):
+            return 2 * super().forward(dist, f, generator)
+
+    logits, values, _ = draws(torch.float32, masked=False)
+    assert Own().on_table(FactoredCategorical(logits), values) is None
