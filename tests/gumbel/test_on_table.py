@@ -37,7 +37,8 @@ def draws(dtype, masked):
 def test_which_have_a_closed_form():
     logits, values, _ = draws(torch.float32, masked=False)
     dist = FactoredCategorical(logits)
-    made = {name: make_estimator(name) for name in ESTIMATORS}
+    ours = (name for name, cls in ESTIMATORS.items() if cls.__module__.startswith("gumbelrl."))
+    made = {name: make_estimator(name) for name in ours}  # other tests register their own
     found = {name for name, each in made.items() if each.on_table(dist, values) is not None}
     assert found == set(CLOSED)
 
