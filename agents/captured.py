@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,10 @@ WARM_UP = 3  # eager runs before the capture: optimisers, libraries and kernels 
 
 T = TypeVar("T")  # what the work returns: tensors, however they are put together
 U = TypeVar("U")
+V = TypeVar("V")
+C = TypeVar("C", bound="CapturedStep[Any] | CapturedPair[Any, Any]")
+
+_log = logging.getLogger(__name__)
 
 
 class CapturedStep(Generic[T]):
@@ -111,6 +116,55 @@ class CapturedPair(Generic[T, U]):
         self._first.forget()
         self._second.forget()
         self._between = False
+
+
+def unless_it_waits(captured: C, who: str, what: str) -> C | None:
+    """`captured`; None, with a warning, where its work was seen to wait for the device.
+
+    Args:
+        who: waits for the device.
+        what: goes on operation by operation, "windows run".
+    """
+    if captured.waits_at is None:
+        return captured
+    _log.warning(
+        "%s waits for the GPU at %s, so %s operation by operation and not as a CUDA graph; the "
+        "results are the same",
+        who,
+        captured.waits_at,
+        what,
+    )
+    return None
+
+
+class HeldInputs:
+    """What a recording reads and others make anew each time: copied into tensors that stay.
+
+    Attributes:
+        version: another number after inputs of other shapes, with which a recording is void.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[str, dict[str, Tensor]] = {}
+        self.version = 0
+
+    def take(self, name: str, given: V) -> V:
+        """The tensors of that name which stay, with the values given: a tensor, a dictionary of
+        them, or None."""
+        if given is None:
+            return given
+        parts: dict[str, Tensor] = given if isinstance(given, dict) else {"": given}  # type: ignore[dict-item]
+        held = self._held.get(name)
+        if held is not None and all(_alike(held[key], part) for key, part in parts.items()):
+            torch._foreach_copy_(list(held.values()), [parts[key] for key in held])
+        else:
+            held = self._held[name] = {key: part.clone() for key, part in parts.items()}
+            self.version += 1
+        return held if isinstance(given, dict) else held[""]  # type: ignore[return-value]
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype
 
 
 class HeldAttributes:

@@ -1,10 +1,79 @@
-"""Exploration that lasts: uniformly random actions held for several steps."""
+"""Actions to train by: the policy's, mixed with uniformly random ones that may last."""
 
 from __future__ import annotations
 
 import torch
+from gumbelrl.agents.captured import CapturedStep, HeldInputs, unless_it_waits
+from gumbelrl.agents.policies import CategoricalPolicy
+from gumbelrl.agents.replay import Observations
 from gumbelrl.gumbel import FactoredCategorical
 from torch import Tensor
+
+
+class Exploration:
+    """From observations to the actions that are taken in training.
+
+    On CUDA it can be one graph, from the copied observation to the drawn action: launching its
+    operations one by one takes longer than a small network's whole update.
+
+    Args:
+        policy: on its device, with its generator.
+        n_envs: N.
+        mean_length: L >= 1, steps for which a random action is held on average.
+        capture: record it as a CUDA graph.
+    """
+
+    def __init__(
+        self, policy: CategoricalPolicy, n_envs: int, mean_length: float, capture: bool
+    ) -> None:
+        assert policy.generator is not None
+        device = policy.device
+        self.policy, self.generator = policy, policy.generator
+        self._held = (
+            HeldActions(n_envs, policy.actions.n_factors, mean_length, device)
+            if mean_length > 1
+            else None
+        )
+        self._captured: CapturedStep[Tensor] | None = (
+            CapturedStep([self.generator]) if capture else None
+        )
+        self._inputs = HeldInputs()
+        # In place, where a graph sees it move; the eager way on CUDA computes with it too.
+        self._share = torch.zeros((), device=device) if device.type == "cuda" else None
+
+    def end(self, ended: Tensor | None = None) -> None:
+        """Of environments whose episode ended, bool [N]; None is all of them."""
+        if self._held is not None:
+            self._held.end(ended)
+
+    @torch.no_grad()
+    def choose(self, obs: Observations, mask: Tensor | None, share: float) -> Tensor:
+        """Actions, int64 [N, M]; a graph's lie where the next ones will.
+
+        Args:
+            obs: of N environments, preprocessed as Stable-Baselines3's `obs_to_tensor` does.
+            mask: bool [N, ΣK], True where allowed.
+            share: of uniformly random actions, in [0, 1].
+        """
+        mix: float | Tensor = share
+        if self._share is not None and 0.0 < share < 1.0:
+            mix = self._share.fill_(share)
+        if self._captured is None:
+            return self._draw(obs, mask, mix)
+        obs, mask = self._inputs.take("obs", obs), self._inputs.take("mask", mask)
+        fixed = (
+            None if isinstance(value, Tensor) else value
+            for value in (mix, self.policy.forward_temperature)
+        )
+        key = (self._inputs.version, mask is None, *fixed)
+        actions = self._captured.run(key, lambda: self._draw(obs, mask, mix))
+        self._captured = unless_it_waits(self._captured, "the policy", "acting runs")
+        return actions
+
+    def _draw(self, obs: Observations, mask: Tensor | None, mix: float | Tensor) -> Tensor:
+        if self._held is None:
+            return self.policy.dist(obs, mask, uniform_mix=mix).sample(self.generator)
+        return self._held.choose(self.policy.dist(obs, mask), mix, self.generator)
 
 
 class HeldActions:
@@ -40,12 +109,15 @@ class HeldActions:
         """End the holds of environments whose episode ended, bool [N]; None is all of them."""
         self._holding &= False if ended is None else ~ended.unsqueeze(1)
 
-    def choose(self, dist: FactoredCategorical, share: float, generator: torch.Generator) -> Tensor:
+    def choose(
+        self, dist: FactoredCategorical, share: float | Tensor, generator: torch.Generator
+    ) -> Tensor:
         """Actions to take now, int64 [N, M].
 
         Args:
             dist: the policy's, batch shape [N], nothing mixed in.
-            share: of random actions among those taken, in [0, 1], whatever the holds' length.
+            share: of random actions among those taken, in [0, 1], whatever the holds' length; a
+                tensor [] on its device is not looked at.
             generator: draws everything, on `dist`'s device.
         """
         theta = dist.theta.detach()  # (N, M, Kmax)
@@ -60,6 +132,6 @@ class HeldActions:
         may_go_on = allowed.gather(-1, self._held.unsqueeze(-1)).squeeze(-1)
         going_on = self._holding & may_go_on & (u[0] * self.mean_length >= 1.0)  # (N, M)
         beginning = ~going_on & (u[1] < begin)
-        self._held = torch.where(beginning, even.sample(generator), self._held)
-        self._holding = going_on | beginning
+        torch.where(beginning, even.sample(generator), self._held, out=self._held)
+        torch.logical_or(going_on, beginning, out=self._holding)
         return torch.where(self._holding, self._held, dist.sample(generator))

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from gumbelrl.agents.action_masks import MaskedPrediction
 from gumbelrl.agents.action_spaces import FactoredActions
-from gumbelrl.agents.captured import CapturedStep
+from gumbelrl.agents.captured import CapturedStep, unless_it_waits
 from gumbelrl.agents.checks import check_choice, check_float, check_int, check_schedule
 from gumbelrl.agents.critics import CriticObjective, HeadsCritic
 from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
 from gumbelrl.agents.estimators import build_estimator
-from gumbelrl.agents.exploration import HeldActions
+from gumbelrl.agents.exploration import Exploration
 from gumbelrl.agents.networks import Tape, backward_from
 from gumbelrl.agents.optimization import FlatParameters, make_adam, set_learning_rate
 from gumbelrl.agents.phases import phase
@@ -228,11 +228,6 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
                 policy.forward_temperature = torch.ones((), device=self.device)
         self._try_enumeration()
         self.trust = TrustMeter(self.trust_every, seed=self.seed)
-        self.held_actions = (
-            HeldActions(self.n_envs, policy.actions.n_factors, self.uniform_hold, self.device)
-            if self.uniform_hold > 1
-            else None
-        )
         self._actor, self._critic, self._target = (
             FlatParameters([*network.parameters(), *extractor.parameters()])
             for network, extractor in (
@@ -254,7 +249,11 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
             learned.append(self.log_ent_coef.requires_grad_())
         # One optimiser for all: a step costs one call instead of three.
         self.optimizer = make_adam(learned, self.lr_schedule(1.0), self.device)
-        self._captured = self._new_captured()
+        graphs = self.compile == "auto" and self.device.type == "cuda"
+        self.exploration = Exploration(policy, self.n_envs, self.uniform_hold, graphs)
+        self._captured: CapturedStep[dict[str, Tensor]] | None = (
+            CapturedStep([self.generator]) if graphs and self.estimator.capturable else None
+        )
 
     @torch.no_grad()
     def _try_enumeration(self) -> None:
@@ -299,26 +298,18 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         policy = self.policy
         if self._last_obs is not self._reached:  # from a reset, whoever made it
             self.replay_buffer.cut()
-            self._end_holds()
+            self.exploration.end()
         mask = self._masks_of_last_obs()
         obs, _ = policy.obs_to_tensor(self._last_obs)  # type: ignore[arg-type]
         indices = self._explore(obs, None if mask is None else mask.to(self.device))  # (N, M)
         actions = policy.actions.to_actions(indices.cpu().numpy())
         return actions, actions
 
-    @torch.no_grad()
     def _explore(self, obs: Any, mask: Tensor | None) -> Tensor:
         """Actions to train by, int64 [N, M], at observations and their masks [N, ΣK]."""
         warmup = self.num_timesteps < self.learning_starts
         share = 1.0 if warmup else self.uniform_mix(self._progress)
-        if self.held_actions is None:
-            return self.policy.dist(obs, mask, uniform_mix=share).sample(self.generator)
-        return self.held_actions.choose(self.policy.dist(obs, mask), share, self.generator)
-
-    def _end_holds(self, ended: Tensor | None = None) -> None:
-        """Of environments whose episode ended, bool [N]; None is all of them."""
-        if self.held_actions is not None:
-            self.held_actions.end(ended)
+        return self.exploration.choose(obs, mask, share)
 
     def _store_transition(
         self,
@@ -333,7 +324,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         reached = self.action_masks.follow(new_obs, dones, infos)  # type: ignore[union-attr]
         self.replay_buffer.step_masks = masks, reached
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
-        self._end_holds(torch.from_numpy(dones).to(self.device))
+        self.exploration.end(torch.from_numpy(dones).to(self.device))
         self._reached = new_obs
 
     def collect_rollouts(
@@ -384,10 +375,10 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
         driver: Any = env.driver  # type: ignore[attr-defined]
         self.episodes.begin_at(driver.elapsed)
         self.replay_buffer.cut(driver.elapsed == 0)
-        self._end_holds(driver.elapsed == 0)
+        self.exploration.end(driver.elapsed == 0)
         obs = driver.observe()  # (N, D)
         for step_number in range(1, n_steps + 1):
-            indices = self._explore(obs, None)  # (N, M)
+            indices = self._explore(obs, None).clone()  # (N, M), a graph's own memory before
             step = driver.step(indices)
             done = step.terminated | step.truncated
             dones = HostView(done)
@@ -397,7 +388,7 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
                 self.replay_buffer.cut()  # this step is not stored
                 return RolloutReturn(step_number * n_envs, 0, continue_training=False)
             self.episodes.add(step.reward, done)
-            self._end_holds(done)
+            self.exploration.end(done)
             self.replay_buffer.add_step(
                 obs,
                 step.final_obs,
@@ -429,14 +420,9 @@ class GumbelSAC(MaskedPrediction, PickleFreeAlgorithm, OffPolicyAlgorithm):
                 metrics = step(keep_metrics)
             else:
                 metrics = self._captured.run(self._outside_tensors(batch_size), step)
+                self._captured = unless_it_waits(self._captured, "the agent", "updates run")
             if keep_metrics:
                 self.metrics.add(metrics)
-
-    def _new_captured(self) -> CapturedStep | None:
-        """What holds the captured update; None where it runs operation by operation."""
-        if self.compile == "never" or self.device.type != "cuda" or not self.estimator.capturable:
-            return None
-        return CapturedStep([self.generator])
 
     def _must_run_eagerly(self) -> bool:
         """Is there work on the host in this update?"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -11,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 from gumbelrl.agents.action_spaces import FactoredActions
-from gumbelrl.agents.captured import CapturedPair, HeldAttributes
+from gumbelrl.agents.captured import CapturedPair, HeldAttributes, unless_it_waits
 from gumbelrl.agents.checks import check_choice, check_float, check_int, check_schedule
 from gumbelrl.agents.differentiable_envs import as_differentiable_env, new_driver
 from gumbelrl.agents.episode_counter import EpisodeCounter, HostView
@@ -35,8 +34,6 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 METRICS_EVERY = 8  # updates between those whose metrics are kept
-
-_log = logging.getLogger(__name__)
 
 
 class GumbelSHAC(PickleFreeAlgorithm):
@@ -324,7 +321,8 @@ class GumbelSHAC(PickleFreeAlgorithm):
             window = self._captured.first(
                 self._outside_tensors(), lambda: self._place.move(self._roll)
             )
-            self._give_up_where_it_waits()
+            env = type(self.driver.env).__name__
+            self._captured = unless_it_waits(self._captured, env, "windows run")
         ended = window.ended
         # Copies: a captured window lies where the next one will.
         self.episodes.keep(ended, window.returns.clone(), window.lengths.clone())
@@ -375,18 +373,6 @@ class GumbelSHAC(PickleFreeAlgorithm):
         temperature = getattr(self.estimator, "temperature", None)
         # Loading replaces the moments.
         return id(moments), None if isinstance(temperature, Tensor) else temperature
-
-    def _give_up_where_it_waits(self) -> None:
-        """Run operation by operation from now on if something in a window waits for the device."""
-        assert self._captured is not None
-        if self._captured.waits_at is not None:
-            _log.warning(
-                "%s waits for the GPU at %s, so windows run operation by operation and not as a "
-                "CUDA graph; the results are the same",
-                type(self.driver.env).__name__,
-                self._captured.waits_at,
-            )
-            self._captured = None
 
     def _update(self, window: Window) -> None:
         """One actor step through the window, then `value_steps` critic steps on its λ-returns."""

@@ -99,7 +99,7 @@ class CategoricalPolicy(BasePolicy):
         obs: PyTorchObs,
         mask: Tensor | None = None,
         *,
-        uniform_mix: float = 0.0,
+        uniform_mix: float | Tensor = 0.0,
         validate: bool | None = False,
     ) -> FactoredCategorical:
         """The action distribution of each observation, batch shape [B].
@@ -118,7 +118,7 @@ class CategoricalPolicy(BasePolicy):
         logits: Tensor,
         mask: Tensor | None = None,
         *,
-        uniform_mix: float = 0.0,
+        uniform_mix: float | Tensor = 0.0,
         validate: bool | None = False,
     ) -> FactoredCategorical:
         """`dist` of what the actor gave, [B, ΣK]."""

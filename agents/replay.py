@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +29,34 @@ class Transitions(NamedTuple):
     discounts: Tensor  # (B,) γ^k, 0 where s_{t+k} is terminal: the weight of its value
     masks: Tensor | None  # (B, ΣK) bool, actions allowed at `obs`
     next_masks: Tensor | None  # (B, ΣK) bool, at `next_obs`
+
+
+class RowSender:
+    """Copies values from the host to a GPU by way of pinned memory, so that nobody waits.
+
+    Args:
+        targets: tensors on the GPU, as `send` will get them.
+    """
+
+    def __init__(self, targets: Sequence[Tensor]) -> None:
+        self.host = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in targets]
+        self._arrays = [tensor.numpy() for tensor in self.host]
+        self._sent = torch.cuda.Event()
+
+    def send(self, values: Sequence[Rows], targets: Sequence[Tensor]) -> None:
+        """Write the values into the targets; those that are on the GPU go there directly."""
+        self._sent.synchronize()  # the last ones have left: long ago, as a rule
+        sources = []
+        for value, target, host, array in zip(
+            values, targets, self.host, self._arrays, strict=True
+        ):
+            if isinstance(value, Tensor) and value.device == target.device:
+                sources.append(value.view_as(target))
+            else:
+                array[...] = np.reshape(value, array.shape)
+                sources.append(host)
+        torch._foreach_copy_(list(targets), sources, non_blocking=True)
+        self._sent.record()
 
 
 class TensorReplayBuffer:
@@ -80,6 +108,7 @@ class TensorReplayBuffer:
         self.pos = 0
         self.full = False
         self._writer = self._new_writer()
+        self._sender: RowSender | None = None  # to a GPU
         # What sampling needs to know, where a captured graph reads it anew at every replay.
         self._size_and_pos = torch.zeros(2, dtype=torch.int64, device=self.device)
 
@@ -160,36 +189,52 @@ class TensorReplayBuffer:
         """
         row = self.pos
         self._writer.touch(row)
+        parts: list[tuple[Tensor, Rows]] = []
         for storage, value in ((self.obs, obs), (self.next_obs, next_obs)):
-            parts = value if isinstance(value, dict) else {"": value}
+            given = value if isinstance(value, dict) else {"": value}
             for key, whole in (storage if isinstance(storage, dict) else {"": storage}).items():
-                part = parts[key]
+                part = given[key]
                 if part.ndim == whole.ndim - 1 and part.shape != whole.shape[1:]:
                     raise ValueError(
                         f"observations must have shape {tuple(whole.shape[1:])}, got "
                         f"{tuple(part.shape)}; where VecNormalize is around images, wrap "
                         "VecTransposeImage inside it"
                     )
-                _write_row(whole, row, part)
-        _write_row(self.actions, row, actions)
-        _write_row(self.rewards, row, rewards)
-        _write_row(self.terminated, row, terminated)
-        _write_row(self.ended, row, ended)
+                parts.append((whole, part))
+        parts += [
+            (self.actions, actions),
+            (self.rewards, rewards),
+            (self.terminated, terminated),
+            (self.ended, ended),
+        ]
         if masks is not None and next_masks is not None:
-            self._keep_masks(row, masks, next_masks)
+            parts += zip(self._mask_storages(), (masks, next_masks), strict=True)
+        self._write_row(row, parts)
         self.pos += 1
         if self.pos == self.rows:
             self.pos, self.full = 0, True
         self._moved()
 
-    def _keep_masks(self, row: int, masks: Rows, next_masks: Rows) -> None:
+    def _mask_storages(self) -> tuple[Tensor, Tensor]:
+        """Those of masks and next masks, made with the first that come."""
         if self.masks is None or self.next_masks is None:
             shape = (self.actions_codec.n_categories,)
             self.masks = self._storage(shape, torch.bool).fill_(True)
             self.next_masks = self._storage(shape, torch.bool).fill_(True)
             self._writer = self._new_writer()
-        _write_row(self.masks, row, masks)
-        _write_row(self.next_masks, row, next_masks)
+        return self.masks, self.next_masks
+
+    def _write_row(self, row: int, parts: Sequence[tuple[Tensor, Rows]]) -> None:
+        """Write values [N, ...] into storages [rows, N, ...]."""
+        if self.device.type == "cpu":  # by NumPy, in a tenth of the time
+            for storage, values in parts:
+                array = values.numpy() if isinstance(values, Tensor) else values
+                storage.numpy()[row] = np.reshape(array, storage.shape[1:])
+            return
+        targets = [storage[row] for storage, _ in parts]
+        if self._sender is None or len(self._sender.host) != len(targets):
+            self._sender = RowSender(targets)
+        self._sender.send([values for _, values in parts], targets)
 
     def cut(self, restarted: Tensor | None = None) -> None:
         """Say that environments were started anew: nothing follows their last transition.
@@ -300,8 +345,7 @@ class TensorReplayBuffer:
         """
         stored = open_replay(path)
         if "masks" in stored.shapes:
-            allowed = torch.ones(self.n_envs, self.actions_codec.n_categories, device=self.device)
-            self._keep_masks(0, allowed.bool(), allowed.bool())
+            self._mask_storages()
         storages = dict(self._tensors())
         stored.check_fits(storages, self.rows)
         self._writer.touch_all()
@@ -312,15 +356,6 @@ class TensorReplayBuffer:
         self.full = full
         self.pos = pos if full else stored.rows % self.rows
         self._moved()
-
-
-def _write_row(storage: Tensor, row: int, values: Rows) -> None:
-    """Write [N, ...] into a storage [rows, N, ...]; on the CPU by NumPy, in a tenth of the time."""
-    if storage.device.type == "cpu":
-        array = values.numpy() if isinstance(values, Tensor) else values
-        storage.numpy()[row] = np.reshape(array, storage.shape[1:])
-    else:
-        storage[row] = torch.as_tensor(values).view_as(storage[row])
 
 
 def normalized(batch: Transitions, env: VecNormalize, n_steps: int) -> Transitions:

@@ -1,11 +1,14 @@
 """Updates as CUDA graphs beside their eager selves, Stable-Baselines3 and the CPU, in one run.
 
-    python -m benchmarks.captured [--rounds 5] [--only sac|shac] [--out FILE]
+    python -m benchmarks.captured [--rounds 5] [--only sac|acting|shac] [--out FILE]
 
 Same hidden widths and batch, one update per environment step. `update` is replay sample and
 gradient step alone, `step+update` the whole loop with CartPole-v1 (Pendulum-v1 for SAC) on the
 host. Agents take turns; the median of the rounds counts, each ended by waiting for the device. DQN
 trains one network where the actor-critics train three, so it is there for scale.
+
+Acting is from observations on the host to actions there, by N observations. `on the CPU` has the
+policy there and leaves out what it would take to bring the weights after every update.
 
 GumbelSHAC's window is 16 steps of N copies of the environment and the updates from them, by N.
 """
@@ -20,9 +23,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 UPDATES, STEPS = 100, 100
+WAYS = (("eager", "cuda", "never"), ("captured", "cuda", "auto"), ("on the CPU", "cpu", "auto"))
 
 
 def make_agents(width: int, batch: int) -> dict[str, Any]:
@@ -97,6 +102,48 @@ def sac_rows(rounds: int) -> Iterator[str]:
                 )
 
 
+ACTING = (1, 8, 64, 512, 4096)
+ACTS = 200
+
+
+def acting_rows(rounds: int) -> Iterator[str]:
+    """A table of GumbelSAC's choice of actions, line by line."""
+    from gumbelrl.agents import GumbelSAC
+    from gumbelrl.envs import make_vec_env
+
+    yield f"{'width':>5s} {'observations':>12s} {'acting':12s}{'ms':>9s}{'gain':>7s}"
+    for width in (64, 256):
+        agents = {
+            name: GumbelSAC(
+                "MlpPolicy",
+                make_vec_env("CartPole-v1"),
+                device=device,
+                compile=way,
+                policy_kwargs={"net_arch": [width, width]},
+                seed=0,
+            )
+            for name, device, way in WAYS
+        }
+        for count in ACTING:
+            obs = np.random.default_rng(0).standard_normal((count, 4), dtype=np.float32)
+
+            def act(agent: GumbelSAC, times: int, obs: np.ndarray = obs) -> None:
+                for _ in range(times):
+                    given, _ = agent.policy.obs_to_tensor(obs)
+                    agent.exploration.choose(given, None, 0.0).cpu().numpy()
+
+            times: dict[str, list[float]] = {name: [] for name in agents}
+            for agent in agents.values():
+                act(agent, 10)
+            for _ in range(rounds):
+                for name, agent in agents.items():
+                    times[name].append(milliseconds(partial(act, agent, ACTS), ACTS))
+            middle = {name: statistics.median(values) for name, values in times.items()}
+            for name, ms in middle.items():
+                gain = middle["eager"] / ms
+                yield f"{width:5d} {count:12d} {name:12s}{ms:9.3f}{gain:7.2f}"
+
+
 SHAC_ENVS = ("CartPole-v1", "CoupledControl-v0")
 SHAC_COPIES = (16, 1024, 16384)
 WINDOWS, CPU_WINDOWS = 30, 1
@@ -116,11 +163,7 @@ def shac_rows(rounds: int) -> Iterator[str]:
                 name: GumbelSHAC(
                     "MlpPolicy", env, n_envs=n_envs, seed=0, device=device, compile=way
                 )
-                for name, device, way in (
-                    ("eager", "cuda", "never"),
-                    ("captured", "cuda", "auto"),
-                    ("on the CPU", "cpu", "auto"),
-                )
+                for name, device, way in WAYS
             }
             size = n_envs * 16
             times: dict[str, list[float]] = {name: [] for name in agents}
@@ -145,14 +188,14 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=("sac", "shac"))
+    parser.add_argument("--only", choices=("sac", "acting", "shac"))
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if not torch.cuda.is_available():
         parser.exit(2, "captured needs a CUDA device; on the CPU: benchmarks.speed\n")
     lines = [f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {args.rounds} rounds"]
     print(lines[0], flush=True)
-    tables = {"sac": sac_rows, "shac": shac_rows}
+    tables = {"sac": sac_rows, "acting": acting_rows, "shac": shac_rows}
     for name in (args.only,) if args.only else tables:
         for line in tables[name](args.rounds):
             print(line, flush=True)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -125,6 +124,7 @@ def run(task: str, agent: str, seed: int) -> dict[str, Any]:
         "return": ended.summary["eval"]["return_mean"],
         "curve": [[row["env_steps"], round(row["eval/return_mean"], 2)] for row in rows],
         "train_seconds": ended.summary["train_seconds"],
+        "cores": os.cpu_count(),
         "commit": ended.summary["git_commit"],
         "command": f"python train.py {' '.join(overrides)}",
     }
@@ -201,7 +201,11 @@ def main() -> None:
     )
     if not kept:
         return
-    note = f"{platform.machine()}, {os.cpu_count()} cores, no GPU, one thread a run"
+    cores = sorted({row.get("cores", 2) for row in kept})
+    note = (
+        f"x86_64 machines of {' and '.join(map(str, cores))} cores, on the CPU, one thread a run; "
+        "seconds are the machine's that made the run"
+    )
     text = f"$ python -m benchmarks.learning\n{table(kept)}\n\n{note}\n"
     TABLE.write_text(text)
     print(text)

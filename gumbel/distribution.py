@@ -6,7 +6,7 @@ from operator import index
 from typing import Any, NoReturn
 
 import torch
-from gumbelrl.gumbel.choices import fraction, is_one, positive
+from gumbelrl.gumbel.choices import fraction, is_number, is_one, positive
 from gumbelrl.gumbel.factors import layout_of
 from gumbelrl.gumbel.fused import fused_index, usable
 from gumbelrl.gumbel.gradient import transformed
@@ -35,8 +35,8 @@ class FactoredCategorical:
         nvec: sizes of the factors; None is one factor of size `logits.shape[-1]`.
         mask: bool [..., ΣK] (leading axes broadcast), True where the action is allowed.
         uniform_mix: ε in [0, 1]: π' = (1 − ε) π + ε uniform over the allowed actions.
-        forward_temperature: T > 0: π = softmax(θ / T), before the mixing. A tensor [] is taken
-            as it is: to look at it would wait for the device.
+        forward_temperature: T > 0: π = softmax(θ / T), before the mixing. This and the mix may be
+            tensors [], which are taken as they are: to look at them would wait for the device.
         validate: look at the values (NaN, +inf, rows with nothing allowed). None, the default,
             means yes on the CPU and no elsewhere, where the look would wait for the device.
             Shapes, dtypes and numbers are always checked: they cost no wait.
@@ -54,7 +54,7 @@ class FactoredCategorical:
         nvec: Sequence[int] | None = None,
         mask: Tensor | None = None,
         *,
-        uniform_mix: float = 0.0,
+        uniform_mix: float | Tensor = 0.0,
         forward_temperature: float | Tensor = 1.0,
         validate: bool | None = None,
     ) -> None:
@@ -78,7 +78,9 @@ class FactoredCategorical:
         self._forward_temperature = forward_temperature
         if not is_one(forward_temperature) and not isinstance(forward_temperature, Tensor):
             positive("forward_temperature", forward_temperature)
-        self._epsilon = fraction("uniform_mix", uniform_mix)
+        if not isinstance(uniform_mix, Tensor):
+            uniform_mix = fraction("uniform_mix", uniform_mix)
+        self._mix = None if is_number(uniform_mix) and uniform_mix == 0 else uniform_mix
         # Made when first asked for: the fused sampler reads the logits themselves. Making it is
         # also what looks at the values.
         self._theta = self._effective() if self.validated else None
@@ -105,13 +107,13 @@ class FactoredCategorical:
                 f"forward_temperature={temperature!r} takes these logits beyond the range "
                 f"of {theta.dtype}; give one nearer to 1"
             )
-        return _mix(theta, self._epsilon) if self._epsilon > 0.0 else theta
+        return theta if self._mix is None else _mixed(theta, self._mix)
 
     def rows(self) -> tuple[Tensor, Tensor | None]:
         """Logits and mask [..., M, Kmax] whose softmax is π': the given ones where nothing was done
         to them, which spares a pass over memory, else θ' and None."""
         if self._forward_temperature is None or not (
-            self.layout.equal and is_one(self._forward_temperature) and self._epsilon == 0.0
+            self.layout.equal and is_one(self._forward_temperature) and self._mix is None
         ):
             return self.theta, None
         mask = None if self.mask is None else self.layout.pad(self.mask, False)
@@ -332,15 +334,17 @@ def _explain(theta: Tensor) -> NoReturn:
     )
 
 
-def _mix(theta: Tensor, epsilon: float) -> Tensor:
+def _mixed(theta: Tensor, epsilon: float | Tensor) -> Tensor:
     """log((1 − ε) π + ε/n) over the n allowed actions of a row; forbidden ones stay −inf."""
     allowed = theta > -torch.inf
     log_uniform = -allowed.sum(-1, keepdim=True).to(theta.dtype).log().expand_as(theta)
-    if epsilon == 1.0:  # π' knows nothing of θ: a gradient of 0, and not the lack of a graph
-        return (log_uniform + 0.0 * theta.where(allowed, 0.0)).where(allowed, -torch.inf)
-    eps = torch.tensor(epsilon, dtype=torch.float64)
+    if not isinstance(epsilon, Tensor):
+        if epsilon == 1.0:  # π' knows nothing of θ: a gradient of 0, and not the lack of a graph
+            return (log_uniform + 0.0 * theta.where(allowed, 0.0)).where(allowed, -torch.inf)
+        epsilon = torch.tensor(epsilon, dtype=torch.float64)
+    eps = epsilon.double()
     log_pi = theta.log_softmax(-1).where(allowed, 0.0)
-    mixed = torch.logaddexp(log_pi + torch.log1p(-eps).item(), log_uniform + eps.log().item())
+    mixed = torch.logaddexp(log_pi + torch.log1p(-eps), log_uniform + eps.log())
     return mixed.where(allowed, -torch.inf)
 
 

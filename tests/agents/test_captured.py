@@ -3,13 +3,17 @@
 import gc
 import weakref
 
+import gymnasium
 import known_tasks
+import numpy as np
 import pytest
 import torch
 from gumbelrl.agents import GumbelSAC, GumbelSHAC
-from gumbelrl.agents.captured import WARM_UP, CapturedPair, CapturedStep
+from gumbelrl.agents.captured import WARM_UP, CapturedPair, CapturedStep, HeldInputs
+from gumbelrl.agents.replay import TensorReplayBuffer
 from gumbelrl.envs import make_vec_env
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -50,6 +54,10 @@ CASES = {
         "forward_temperature": {"schedule": "linear", "start": 2.0, "end": 1.0},
         "uniform_mix": {"schedule": "linear", "start": 0.5, "end": 0.0},
     },
+    "held random actions": {
+        "uniform_mix": {"schedule": "linear", "start": 0.9, "end": 0.1},
+        "uniform_hold": 4.0,
+    },
     "critic warm-up, fixed entropy": {"critic_warmup": 30, "ent_coef": 0.01},
     "action_in": {"policy_kwargs": {"critic": "action_in", "layer_norm": True}},
     "minimum": {"actor_objective": "min", "estimator": "reinmax"},
@@ -77,6 +85,7 @@ def test_captured_and_eager_updates_are_the_same(name):
 def test_estimators_that_tune_themselves_run_eagerly(name):
     made = agent("auto", 100, device="cuda", estimator=name)
     assert made._captured is None
+    assert made.exploration._captured._graph is not None
 
 
 @needs_gpu
@@ -87,6 +96,105 @@ def test_masks_that_come_late_are_captured_anew():
     taken = torch.nn.functional.one_hot(buffer.actions[: buffer.pos, :, 0], 6).bool()
     assert not (taken & ~buffer.masks[: buffer.pos]).any()
     assert made._captured._graph is not None
+    assert made.exploration._captured._graph is not None
+
+
+@needs_gpu
+@pytest.mark.parametrize("env", ["CartPole-v1", "gumbelrl/CartPole-v1", "Taxi-v4"])
+def test_captured_and_eager_acting_are_the_same(env):
+    """Observations from the host, from the device, and with masks."""
+    captured, eager = (agent(way, 150, env=env, device="cuda") for way in ("auto", "never"))
+    assert captured.exploration._captured._graph is not None
+    assert eager.exploration._captured is None
+    for (name, a), (_, b) in zip(
+        captured.replay_buffer._tensors(), eager.replay_buffer._tensors(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+class InPlaceStep(CapturedStep):
+    """Works as a recording does, on the tensors it saw first, but eagerly."""
+
+    def run(self, key, work):
+        if key != self._key:
+            self._key, self._work = key, work
+        return self._work()
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Taxi-v4"])
+def test_acting_on_held_inputs_is_the_same(env):
+    plain, in_place = (agent("auto", device="cpu", env=env) for _ in range(2))
+    step = in_place.exploration._captured = InPlaceStep([])
+    works = set()
+    for made in (plain, in_place):
+        made.learn(120, log_interval=None)
+        works.add(getattr(step, "_work", None))
+    assert len(works) == 2  # it was used
+    for (name, a), (_, b) in zip(
+        plain.replay_buffer._tensors(), in_place.replay_buffer._tensors(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_inputs_of_other_shapes_are_another_version():
+    inputs = HeldInputs()
+    one = inputs.take("obs", {"a": torch.zeros(2), "b": torch.zeros(3)})
+    first = inputs.version
+    two = inputs.take("obs", {"b": torch.full((3,), 2.0), "a": torch.ones(2)})
+    assert one["a"] is two["a"]
+    assert (two["a"].tolist(), two["b"].tolist()) == ([1, 1], [2, 2, 2])
+    assert inputs.take("mask", None) is None
+    assert inputs.version == first
+    assert inputs.take("obs", {"a": torch.zeros(4), "b": torch.zeros(3)})["a"].shape == (4,)
+    assert inputs.version != first
+
+
+class WaitingExtractor(FlattenExtractor):
+    """Looks at the observations on the host."""
+
+    def forward(self, observations):
+        assert float(observations.abs().max()) < 1e9
+        return super().forward(observations)
+
+
+@needs_gpu
+def test_policies_that_wait_for_the_gpu_run_eagerly_and_are_named(caplog):
+    kwargs = {"features_extractor_class": WaitingExtractor}
+    ways = [agent(way, 120, device="cuda", policy_kwargs=kwargs) for way in ("auto", "never")]
+    for made in ways:
+        assert made._captured is None
+        assert made.exploration._captured is None
+    for a, b in zip(*map(everything, ways), strict=True):
+        assert torch.equal(a, b)
+    acting, update = (record.getMessage() for record in caplog.records)
+    for message, what in ((acting, "acting runs"), (update, "updates run")):
+        assert what in message
+        assert "test_captured.py:" in message
+
+
+@needs_gpu
+def test_rows_reach_the_gpu_as_they_were_given():
+    space = gymnasium.spaces.Box(-1.0, 1.0, (3,))
+    buffers = [
+        TensorReplayBuffer(20, space, gymnasium.spaces.Discrete(4), device, n_envs=2)
+        for device in ("cpu", "cuda")
+    ]
+    rng = np.random.default_rng(0)
+    for number in range(14):  # beyond the ring's end
+        arrays = [rng.standard_normal((2, 3), dtype=np.float32) for _ in range(2)]
+        arrays += [rng.integers(4, size=(2, 1)), rng.standard_normal(2)]
+        flags = {name: rng.random(2) < 0.3 for name in ("terminated", "ended")}
+        if number > 2:  # masks come late
+            flags |= {name: rng.random((2, 4)) < 0.5 for name in ("masks", "next_masks")}
+        for buffer in buffers:
+            given, named = arrays, flags
+            if number % 3 == 0:  # as tensors, where they are
+                given = [torch.as_tensor(x, device=buffer.device) for x in arrays]
+                named = {k: torch.as_tensor(v, device=buffer.device) for k, v in flags.items()}
+            buffer.add_step(*given, **named)
+    for (name, a), (_, b) in zip(*(buffer._tensors() for buffer in buffers), strict=True):
+        assert torch.equal(a, b.cpu()), name
+    assert buffers[1]._size_and_pos.tolist() == [20, 4]
 
 
 @needs_gpu
