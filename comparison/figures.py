@@ -512,7 +512,8 @@ class _Pen:
         values = np.stack([np.interp(grid, x, y) for x, y in pairs])  # (S, G)
         if len(pairs) >= statistics.MIN_SEEDS:
             low, high = statistics.column_intervals(values)
-            axes.fill_between(grid, low, high, color=look["color"], alpha=0.16, linewidth=0)
+            shade = min(0.16, 0.8 / len(self.comparison.agents))  # or many bands hide all lines
+            axes.fill_between(grid, low, high, color=look["color"], alpha=shade, linewidth=0)
         elif len(pairs) > 1:
             for x, y in pairs:
                 axes.plot(x, y, linewidth=0.7, alpha=0.45, **look)
