@@ -48,8 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from gumbelrl.comparison.command_line import read_arguments
         from gumbelrl.configs.compose import ConfigError
         from gumbelrl.tracking import RunFolderError, first_line
+        from gumbelrl.train import see_working_folder
 
         try:
+            see_working_folder({})  # for agents and environments of the user's
             settings = read_arguments(arguments)
             if settings.runs is not None:
                 return report_on(Path(settings.runs).expanduser())
@@ -219,7 +221,8 @@ class Comparison:
             self._write_grid()
             finished = self.grid.count("finished")
             if finished:
-                self.display.say(f"{finished} runs are finished already")
+                were = "run is" if finished == 1 else "runs are"
+                self.display.say(f"{finished} {were} finished already")
             while not launcher.done:
                 try:
                     self._note(launcher)
@@ -281,6 +284,8 @@ class Comparison:
         print(counts)
         if interrupted or failed:
             print(f"to go on: {grid.command}")
+        if interrupted and grid.count("finished"):
+            print(f"report so far: {shlex.join([*program(), f'runs={self.out}'])}")
         if interrupted and unfinished:
             return 130
         if grid.count("finished"):

@@ -48,8 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from gumbelrl.comparison.search_settings import read_arguments
         from gumbelrl.configs.compose import ConfigError
         from gumbelrl.tracking import RunFolderError, first_line
+        from gumbelrl.train import see_working_folder
 
         try:
+            see_working_folder({})  # for agents and environments of the user's
             settings = read_arguments(arguments)
             command = shlex.join([*program(), *arguments])
             return Search(settings, command).execute()

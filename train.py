@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from gumbelrl.tracking import Checkpoint
     from gumbelrl.tracking.checkpoints import Save
 
+DOES_NOT_APPLY = 3  # exit code: the agent does not serve such an environment
+
 
 def help_text() -> str:
     """What `--help` prints, from config.yaml itself."""
@@ -40,7 +42,8 @@ def help_text() -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code.
 
-    0 done, 1 the environment or the agent failed, 2 bad input, 130 interrupted.
+    0 done, 1 the environment or the agent failed, 2 bad input, 3 the agent does not serve such an
+    environment, 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if any(argument in ("-h", "--help", "help") for argument in arguments):
@@ -128,7 +131,10 @@ class Run:
             except (ValueError, TypeError, RunFolderError) as error:
                 if isinstance(error, TypeError) and "unexpected keyword" not in str(error):
                     raise
-                return self._refuse(first_line(error))
+                from gumbelrl.gumbel.choices import DoesNotApply
+
+                code = DOES_NOT_APPLY if isinstance(error, DoesNotApply) else 2
+                return self._refuse(first_line(error), code)
             except KeyboardInterrupt:
                 return self._refuse("interrupted before training began", 130)
             self.heartbeat.start()

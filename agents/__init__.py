@@ -7,6 +7,7 @@ from gumbelrl.agents.gumbel_sac import GumbelSAC
 from gumbelrl.agents.gumbel_shac import GumbelSHAC
 from gumbelrl.agents.reinforce import REINFORCE
 from gumbelrl.agents.shelf import A2C, DQN, PPO, QRDQN, SAC, MaskablePPO
+from gumbelrl.gumbel.choices import DoesNotApply
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 AGENTS: dict[str, type[BaseAlgorithm]] = {
@@ -29,6 +30,7 @@ __all__ = [
     "QRDQN",
     "REINFORCE",
     "SAC",
+    "DoesNotApply",
     "GumbelSAC",
     "GumbelSHAC",
     "MaskablePPO",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from gumbelrl.gumbel.choices import DoesNotApply
 from gymnasium import spaces
 
 
@@ -20,7 +21,7 @@ class FactoredActions:
     Factor indices count from 0 whatever the space's `start`.
 
     Raises:
-        ValueError: for any other space; the message names the agents that serve it.
+        DoesNotApply: for any other space; the message names the agents that serve it.
     """
 
     def __init__(self, space: spaces.Space) -> None:
@@ -34,13 +35,13 @@ class FactoredActions:
             self.nvec = (2,) * math.prod(space.shape)
             self.start = np.zeros(len(self.nvec), dtype=np.int64)
         elif isinstance(space, spaces.Box):
-            raise ValueError(
+            raise DoesNotApply(
                 f"this agent needs a discrete action space, got the continuous {space}. Use "
                 "Stable-Baselines3's SAC, TD3 or PPO for it, or bin each dimension with "
                 "gymnasium.wrappers.TransformAction into a MultiDiscrete space"
             )
         else:
-            raise ValueError(
+            raise DoesNotApply(
                 f"action space must be Discrete, MultiDiscrete or MultiBinary, got {space}. "
                 "Flatten nested actions into one MultiDiscrete space with a wrapper"
             )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from gumbelrl.gumbel import Schedule, make_schedule
-from gumbelrl.gumbel.choices import unknown_name
+from gumbelrl.gumbel.choices import DoesNotApply, unknown_name
 from gymnasium import spaces
 
 
@@ -61,21 +61,21 @@ def check_schedule(name: str, spec: object) -> Callable[[float], float]:
 
 
 def check_observation_space(space: spaces.Space) -> None:
-    """Raise ValueError, naming the remedy, for observations that the networks cannot read."""
+    """Raise DoesNotApply, naming the remedy, for observations that the networks cannot read."""
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
     for part in parts:
         if isinstance(part, spaces.Dict | spaces.Tuple):
-            raise ValueError(
+            raise DoesNotApply(
                 f"observations must be an array or a dictionary of arrays, got {space}; wrap the "
                 "environment in gymnasium.wrappers.FlattenObservation"
             )
         if isinstance(part, spaces.Discrete | spaces.MultiDiscrete) and np.any(part.start):
-            raise ValueError(
+            raise DoesNotApply(
                 f"discrete observations must count from 0, got {part}; subtract its start in a "
                 "wrapper such as gymnasium.wrappers.TransformObservation"
             )
         if isinstance(part, spaces.Box) and not part.shape:
-            raise ValueError(
+            raise DoesNotApply(
                 f"observations must have an axis, got the scalar {part}; wrap the environment in "
                 "gymnasium.wrappers.ReshapeObservation with shape (1,)"
             )

@@ -28,6 +28,7 @@ from gumbelrl.agents.networks import (
     ensemble_mlp,
     make_activation,
 )
+from gumbelrl.gumbel.choices import DoesNotApply
 from gumbelrl.gumbel.factors import FactorLayout
 from torch import Tensor, nn
 
@@ -50,7 +51,7 @@ class HeadsCritic(nn.Module):
     ) -> None:
         super().__init__()
         if len(nvec) != 1:
-            raise ValueError(
+            raise DoesNotApply(
                 f"critic='heads' needs a Discrete action space, got {len(nvec)} factors; "
                 "use critic='multilinear' or critic='action_in'"
             )

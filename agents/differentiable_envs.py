@@ -11,6 +11,7 @@ from typing import Any
 
 import gymnasium
 import torch
+from gumbelrl.gumbel.choices import DoesNotApply
 from stable_baselines3.common.vec_env import VecCheckNan, VecEnv, VecEnvWrapper, VecMonitor
 
 # Wrappers that change nothing of what an agent learns from.
@@ -58,11 +59,11 @@ def as_differentiable_env(env: Any) -> VecEnv:
         return vec_env
     name = getattr(getattr(env, "spec", None), "id", None) or _inner_id(env) or env
     if name in differentiable_ids():  # the environment itself could be
-        raise ValueError(
+        raise DoesNotApply(
             f"GumbelSHAC steps the tensors of {name} itself, so wrappers, worker processes "
             "(vectorization=async) and rendering would be left out; give it without them"
         )
-    raise ValueError(
+    raise DoesNotApply(
         f"GumbelSHAC backpropagates through the environment, and {name} cannot be differentiated. "
         f"These can: {', '.join(differentiable_ids())}. GumbelSAC trains on any environment"
     )
@@ -78,7 +79,7 @@ def _layers(env: VecEnv) -> Iterator[VecEnv]:
 
 def _refuse_wrappers(names: list[str]) -> None:
     if names:
-        raise ValueError(
+        raise DoesNotApply(
             f"GumbelSHAC steps the environment's tensors itself, so {', '.join(names)} around it "
             "would be left out; give the environment without"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from gumbelrl.gumbel.choices import DoesNotApply
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor, NatureCNN
@@ -30,7 +31,7 @@ class ImageExtractor(BaseFeaturesExtractor):
     def __init__(self, observation_space: spaces.Box, features_dim: int | None = None) -> None:
         shape = observation_space.shape
         if not isinstance(observation_space, spaces.Box) or len(shape) != 3:
-            raise ValueError(
+            raise DoesNotApply(
                 f"'CnnPolicy' needs images or grids of three axes, got {observation_space}: use "
                 "'MlpPolicy'"
             )

@@ -15,6 +15,7 @@ from gumbelrl.agents.critics import CRITICS
 from gumbelrl.agents.features import ImageExtractor
 from gumbelrl.agents.networks import check_net_arch, ensemble_mlp, mlp
 from gumbelrl.gumbel import FactoredCategorical
+from gumbelrl.gumbel.choices import DoesNotApply
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.torch_layers import (
@@ -29,7 +30,7 @@ from torch import Tensor
 def check_extractor(space: spaces.Space, extractor: type[BaseFeaturesExtractor]) -> None:
     """Raise when the policy's features extractor cannot read such observations."""
     if issubclass(extractor, CombinedExtractor) and not isinstance(space, spaces.Dict):
-        raise ValueError(
+        raise DoesNotApply(
             f"'MultiInputPolicy' is for dictionaries, and the observations are {space}: use "
             "'MlpPolicy', or 'CnnPolicy' for images"
         )
@@ -295,7 +296,7 @@ class ShacPolicy(BasePolicy):
     ) -> None:
         super().__init__(observation_space, action_space)
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
-            raise ValueError(f"observations must be vectors (Box), got {observation_space}")
+            raise DoesNotApply(f"observations must be vectors (Box), got {observation_space}")
         self.actions = FactoredActions(action_space)
         n_inputs, widths = observation_space.shape[0], check_net_arch(net_arch)
         n_logits = self.actions.n_categories

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from gumbelrl.agents.action_spaces import FactoredActions
 from gumbelrl.agents.replay_files import ReplayWriter, open_replay
+from gumbelrl.gumbel.choices import DoesNotApply
 from gymnasium import spaces
 from stable_baselines3.common.preprocessing import get_obs_shape
 from stable_baselines3.common.vec_env import VecNormalize
@@ -125,7 +126,7 @@ class TensorReplayBuffer:
             if all(isinstance(part, Tensor) for part in parts.values()):
                 return parts  # type: ignore[return-value]
         if isinstance(space, spaces.Dict | spaces.Tuple):
-            raise ValueError(
+            raise DoesNotApply(
                 f"observations must be an array or a dictionary of arrays, got {space}; wrap the "
                 "environment in gymnasium.wrappers.FlattenObservation"
             )

@@ -23,6 +23,7 @@ from gumbelrl.agents.networks import ACTIVATIONS
 from gumbelrl.agents.replay_files import ReplayWriter, open_replay
 from gumbelrl.agents.storage import PickleFreeAlgorithm
 from gumbelrl.gumbel import Schedule, make_schedule
+from gumbelrl.gumbel.choices import DoesNotApply
 from gymnasium import spaces
 from sb3_contrib.common.maskable.utils import is_masking_supported
 from stable_baselines3.common.buffers import ReplayBuffer
@@ -228,7 +229,7 @@ class MaskablePPO(ShelfAlgorithm, sb3_contrib.MaskablePPO):
         schedules = {"clip_range": clip_range, "clip_range_vf": clip_range_vf}
         super().__init__(policy, env, learning_rate=learning_rate, **schedules, **settings)
         if self.env is not None and not _has_masks(self.env):
-            raise ValueError(
+            raise DoesNotApply(
                 "MaskablePPO needs an environment with action masks, from a method "
                 'action_masks() or info["action_mask"]; this one has none: use PPO'
             )
@@ -346,7 +347,7 @@ def _check_action_space(algorithm: type[ShelfAlgorithm], space: spaces.Space) ->
     if isinstance(space, _DISCRETE):
         others.insert(0, "GumbelSAC")
     remedy = f"use {', '.join(others)}" if others else "flatten them with a wrapper"
-    raise ValueError(f"{algorithm.__name__} serves {served} actions, got {space}: {remedy}")
+    raise DoesNotApply(f"{algorithm.__name__} serves {served} actions, got {space}: {remedy}")
 
 
 def _for_the_library(settings: Mapping[str, Any]) -> dict[str, Any]:

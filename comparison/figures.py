@@ -135,17 +135,24 @@ def scores(comparison: Comparison, agent: str, env: str) -> dict[int, float]:
 def normalised_scores(comparison: Comparison, agent: str) -> list[list[float]] | None:
     """Scores on the scale 0 (random) to 1 (reference), a list an environment.
 
-    None where an environment has no references, or the agent has no score in one: means over
-    different environments do not compare.
+    Of the seeds that have one in all. None where an environment has no references, or no seed is
+    left: means over different environments do not compare.
     """
+    seeds = common_seeds(comparison, agent)
+    if not seeds or any(env not in comparison.references for env in comparison.envs):
+        return None
     strata = []
     for env in comparison.envs:
         found = scores(comparison, agent, env)
-        if env not in comparison.references or not found:
-            return None
         random, reference = comparison.references[env]
-        strata.append([statistics.normalised(x, random, reference) for x in found.values()])
+        strata.append([statistics.normalised(found[seed], random, reference) for seed in seeds])
     return strata
+
+
+def common_seeds(comparison: Comparison, agent: str) -> list[int]:
+    """Seeds of which the agent has a score in every environment: each then counts alike."""
+    found = [scores(comparison, agent, env).keys() for env in comparison.envs]
+    return sorted(set.intersection(*map(set, found)))
 
 
 def _overall(comparison: Comparison, folder: Path) -> list[Figure]:

@@ -120,10 +120,12 @@ class Grid:
             content = json.loads(path.read_text(encoding="utf-8"))
             points = [Point(**point) for point in content.pop("points")]
             grid = cls(points=points, **content)
+            wrong = [point.status for point in points if point.status not in get_args(Status)]
+            names = Counter(str(point.run) for point in points)
+            for point in points:
+                point.settings.items()
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"{path} cannot be read ({first_line(error)}); {remedy}") from error
-        wrong = [point.status for point in points if point.status not in get_args(Status)]
-        names = Counter(point.run for point in points)
         if wrong or any(Path(name).parent != Path("runs") or names[name] > 1 for name in names):
             raise ConfigError(f"{path} is damaged (its points are not those of a grid); {remedy}")
         return grid
@@ -175,7 +177,7 @@ def expand(
         given += [*spec.agents.get(agent, []), *(text for text, _, _ in values), *overrides]
         given += [f"total_steps={total_steps}", f"seed={seed}"]
         if spec.stop_at_return is not None:
-            given.append(f"stop_at_return={spec.stop_at_return:g}")
+            given.append(f"stop_at_return={repr(spec.stop_at_return).removesuffix('.0')}")
         threshold = spec.threshold if spec.stop_at_return is None else spec.stop_at_return
         name = run_name(agent, env, settings, seed)
         points.append(
@@ -259,7 +261,8 @@ def merge(old: Grid, new: Grid, out: Path) -> Grid:
         differences.append(f"it has {_some([str(point) for point in missing])}, which this has not")
     for key in (key for key in before if key in after):
         was, now = before[key], after[key]
-        if was.overrides != now.overrides:
+        # What never began may be corrected: nothing was made with it.
+        if was.overrides != now.overrides and (out / was.run).exists():
             gone = [each for each in was.overrides if each not in now.overrides]
             come = [each for each in now.overrides if each not in was.overrides]
             change = f"{' '.join(gone) or 'nothing'} there, {' '.join(come) or 'nothing'} here"
@@ -275,7 +278,8 @@ def merge(old: Grid, new: Grid, out: Path) -> Grid:
         if key in before:
             was = before[key]
             point.run = was.run
-            if point.status != "n/a":
+            # Whether an agent applies is asked again: its code may have changed.
+            if "n/a" not in (was.status, point.status):
                 point.status, point.reason = was.status, was.reason
     _tell_apart(new.points)
     new.created = old.created

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import yaml
+from gumbelrl.configs.build import agent_name
 from gumbelrl.tracking import RunFolder, RunFolderError, first_line, read_metrics
 
 Array = npt.NDArray[np.float64]
@@ -219,10 +220,9 @@ def read_run(folder: str | Path) -> RunRecord:
     at_the_end = len(curves["steps"]) > 0 and curves["steps"][-1] == ended
     if at_the_end and took is not None and not math.isfinite(curves["seconds"][-1]):
         curves["seconds"][-1] = took  # the evaluation at the end has no clock of its own
-    target = str(agent_config.get("_target_", "agent")).rpartition(".")[2]
     return RunRecord(
         folder=run.path,
-        agent=str(summary.get("agent") or target),
+        agent=str(summary.get("agent") or agent_name(str(agent_config.get("_target_", "agent")))),
         env=str(env_config.get("id") or summary.get("env") or "unknown"),
         seed=seed,
         status=status,
@@ -254,7 +254,7 @@ def read_runs(out: str | Path) -> Comparison:
     if (out / "grid.json").is_file():
         try:
             return _from_grid(out)
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             notes.append(
                 f"grid.json is damaged ({first_line(error)}): the runs are grouped by their "
                 "configurations instead, and points without a run are missing."
@@ -268,8 +268,8 @@ def read_runs(out: str | Path) -> Comparison:
     if not records:
         why = f" ({skipped[0]})" if skipped else ""
         raise ValueError(f"there is no run that can be read in {out}{why}")
-    labelled = _labelled(records)
-    notes += _differences(labelled)
+    labelled, repeated = _one_of_each_seed(_labelled(records))
+    notes += [*repeated, *_differences(labelled)]
     return Comparison(
         out, tuple(labelled), out.resolve().name, skipped=tuple(skipped), notes=tuple(notes)
     )
@@ -524,6 +524,23 @@ def _parted_by_budget(records: list[RunRecord]) -> list[RunRecord]:
         else record
         for record in records
     ]
+
+
+def _one_of_each_seed(records: list[RunRecord]) -> tuple[list[RunRecord], list[str]]:
+    """Without runs that were made again, and a sentence on each: of several the last finished one
+    counts, by the folders' names, which hold the time."""
+    groups: dict[tuple[str, str, int], list[RunRecord]] = defaultdict(list)
+    for record in records:
+        groups[record.agent, record.env, record.seed].append(record)
+    kept, notes = [], []
+    for (agent, env, seed), group in groups.items():
+        last = max(group, key=lambda record: (record.score is not None, record.folder.name))
+        kept.append(last)
+        if len(group) > 1:
+            notes.append(
+                f"{env}: {agent} has {len(group)} runs of seed {seed}; {last.folder.name} counts."
+            )
+    return kept, notes
 
 
 def _differences(records: list[RunRecord]) -> Iterator[str]:

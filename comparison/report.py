@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import platform
+import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 from gumbelrl.comparison import statistics
 from gumbelrl.comparison.figures import (
     Figure,
+    common_seeds,
     css_variables,
     draw_figures,
     normalised_scores,
@@ -348,14 +350,27 @@ def _notes(comparison: Comparison, rows: Sequence[Row], figures: Sequence[Figure
     failed = sum(run.status == "failed" for run in comparison.records)
     if failed:
         yield (
-            f"{failed} runs failed. Final scores leave them out, which flatters an agent that "
-            "fails; in the time to the threshold they count as not arrived."
+            f"{_counted(failed, 'run')} failed. Final scores leave failures out, which flatters an "
+            "agent that fails; the time to the threshold counts them up to where they ended."
         )
+    if comparison.references and len(comparison.envs) > 1:
+        for agent in comparison.agents:
+            common = common_seeds(comparison, agent)
+            counts = {len(scores(comparison, agent, env)) for env in comparison.envs}
+            if common and counts != {len(common)}:
+                yield (
+                    f"Over all environments {agent} counts with {_counted(len(common), 'seed')}, "
+                    "finished in each of them."
+                )
     commits = {
         str(r.summary["git_commit"]) for r in comparison.records if r.summary.get("git_commit")
     }
     if len(commits) > 1:
         yield f"Runs come from {len(commits)} different commits."
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _absence(runs: Sequence[RunRecord]) -> str:
@@ -401,9 +416,11 @@ def _commands(comparison: Comparison) -> list[tuple[str, str, str]]:
     for env in comparison.envs:
         for agent in comparison.agents:
             for run in comparison.of(agent, env):
-                if run.overrides or run.summary.get("command"):
-                    told = " ".join(["python train.py", *run.overrides]) if run.overrides else ""
-                    found.append((agent, env, told or str(run.summary["command"])))
+                told = run.summary.get("command")
+                if run.overrides:
+                    told = shlex.join(["python", "train.py", *run.overrides])
+                if told:
+                    found.append((agent, env, str(told)))
                     break
     return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import signal
@@ -16,16 +15,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gumbelrl.tracking import RunFolder, RunFolderError
+from gumbelrl.train import DOES_NOT_APPLY
 
 RETRIES = 2  # of a run whose process was killed
 _SECONDS_BETWEEN_LOOKS = 0.1
 _SECONDS_TO_END = 90.0  # after which a child that was asked to end is killed
-# A refusal that is about the environment or the machine, not about agent and environment together.
-_MISSING = re.compile(
-    r"no environment |could not be made: |needs a package that is missing|cannot be imported|"
-    r"refuses its arguments|the run folder|^device=|^cannot write|no space left",
-    re.IGNORECASE,
-)
 _OF_A_RUN = (
     *("config.yaml", "metrics.jsonl", "evaluations.jsonl", "summary.json", "checkpoints"),
     *("heartbeat.json", "videos", "wandb", "tensorboard", "metrics.csv"),
@@ -200,8 +194,7 @@ def _judge(job: Job, code: int, said: str, deaths: int) -> Outcome:
     if code < 0:
         times = f" {deaths + 1} times" if deaths else ""
         return Outcome("failed", f"its process was killed{times} by {_signal_name(-code)}", deaths)
-    begun = RunFolder(job.run).config_path.is_file()
-    if code == 2 and not begun and not _MISSING.search(last):
+    if code == DOES_NOT_APPLY:
         return Outcome("n/a", last, deaths)
     if code == 130:
         return Outcome("failed", "it was interrupted by a signal from outside", deaths)

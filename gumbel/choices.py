@@ -6,6 +6,11 @@ from numbers import Integral, Real
 from typing import Any
 
 
+class DoesNotApply(ValueError):
+    """What was asked for cannot be had with these actions, observations or this environment: no
+    mistake in a value, and a comparison goes on without it."""
+
+
 def unknown_name(kind: str, given: object, allowed: Iterable[str]) -> ValueError:
     """Build (not raise) the error for a name that is not among `allowed`."""
     names = sorted(allowed)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
-from gumbelrl.gumbel.choices import integer
+from gumbelrl.gumbel.choices import DoesNotApply, integer
 from gumbelrl.gumbel.distribution import FactoredCategorical
 from gumbelrl.gumbel.estimator import Estimator, Objective, check_value
 from gumbelrl.gumbel.gradient import attach_gradient, jacobian_product
@@ -85,7 +85,7 @@ def all_actions(dist: FactoredCategorical, limit: int) -> Tensor:
     """Every joint action, int64 [∏K, M]. Raises ValueError where ∏K > limit."""
     n = prod(dist.nvec)
     if n > limit:
-        raise ValueError(
+        raise DoesNotApply(
             f"enumeration of nvec={list(dist.nvec)} is {n} joint actions, the limit is {limit}; "
             "take local_expectation (ΣK evaluations) or rloo, or raise limit="
         )
@@ -142,7 +142,7 @@ class LocalExpectation(Estimator):
         """[ΣK, B, ΣK]: row j is D with the factor that j belongs to set to j's category."""
         total = dist.layout.total
         if total > self.settings.limit:
-            raise ValueError(
+            raise DoesNotApply(
                 f"local_expectation over nvec={list(dist.nvec)} takes {total} evaluations, the "
                 f"limit is {self.settings.limit}; take rloo, give f a per_factor(), or raise limit="
             )

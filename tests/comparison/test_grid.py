@@ -223,9 +223,38 @@ def test_failures_are_named_and_the_rest_is_run(experiment, ran, capsys, tmp_pat
     assert [job.name for job in ran.jobs if "acro-two" in job.name] == ["acro-two-seed0"]
     after = Grid.read(tmp_path / "grid")
     assert (after.count("finished"), after.count("failed"), after.count("n/a")) == (5, 1, 2)
+    # Whether it applies is asked again, as its code may have changed.
     ran.outcomes = {}
     assert compare.main(command) == 0
-    assert [job.name for job in ran.jobs[7:]] == ["cart-one-seed0"]
+    assert [job.name for job in ran.jobs[7:]] == [
+        "cart-one-seed0",
+        "acro-two-seed0",
+        "acro-two-seed1",
+    ]
+
+
+def test_a_mistake_in_what_never_began_may_be_corrected(experiment, ran, capsys):
+    agents = {"one": TINY["agents"]["one"], "two": ["agent=reinforce", "agent.gamma=5"]}
+    ran.outcomes = {"two": Outcome("failed", "gamma must be a number in [0, 1], got 5")}
+    command = [f"experiment={experiment(agents=agents, seeds=1)}", "out=grid", "workers=1"]
+    assert compare.main(command) == 1
+    agents["two"][1] = "agent.gamma=0.5"
+    experiment(agents=agents, seeds=1)
+    ran.outcomes = {}
+    assert compare.main(command) == 0
+    assert {job.name for job in ran.jobs[4:]} == {"cart-two-seed0", "acro-two-seed0"}
+    agents["two"][1] = "agent.gamma=0.6"  # now there are runs with the former
+    experiment(agents=agents, seeds=1)
+    capsys.readouterr()
+    assert compare.main(command) == 2
+    assert "agent.gamma=0.5 there, agent.gamma=0.6 here" in capsys.readouterr().err
+
+
+def test_a_threshold_is_passed_on_as_it_is(experiment):
+    envs = {
+        "cart": {"overrides": ["env=cartpole"], "total_steps": 9, "stop_at_return": 20.123456789}
+    }
+    assert points_of(experiment(envs=envs))[0].overrides[-1] == "stop_at_return=20.123456789"
 
 
 def test_a_swept_setting_that_an_agent_lacks_is_not_applicable(experiment, ran, capsys):

@@ -150,6 +150,7 @@ def test_failures_and_what_does_not_apply_are_told_apart(tmp_path, capsys):
         "fine": ["agent=reinforce"],
         "broken": ["agent=reinforce", "env.kwargs.error=RuntimeError", "env.kwargs.at=7"],
         "shac": ["agent=gumbel_shac"],
+        "mistyped": ["agent=reinforce", "agent.baseline=learned"],
         "nowhere": ["agent=reinforce", "env.kwargs.error=KeyError"],
     }
     grid = {**GRID, "agents": agents, "envs": {"fragile": fragile}, "seeds": 1}
@@ -159,9 +160,11 @@ def test_failures_and_what_does_not_apply_are_told_apart(tmp_path, capsys):
     printed = capsys.readouterr().out
     points = {point.agent: point for point in Grid.read(out).points}
     assert {name: point.status for name, point in points.items()} == {
-        "fine": "finished", "broken": "failed", "shac": "n/a", "nowhere": "failed",
+        "fine": "finished", "broken": "failed", "shac": "n/a", "mistyped": "failed",
+        "nowhere": "failed",
     }  # fmt: skip
     assert points["broken"].reason == "RuntimeError: x"
+    assert "learned" in points["mistyped"].reason
     assert "backpropagates through the environment" in points["shac"].reason
     assert "could not be made: KeyError" in points["nowhere"].reason
     assert "failed: broken on fragile, seed 0: RuntimeError: x\n" in printed

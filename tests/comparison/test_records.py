@@ -169,13 +169,28 @@ def test_a_run_outside_the_folder_is_not_read(tmp_path):
     assert "outside" in found.skipped[0]
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"points": 3}', '{"points": [{"agent": "a"}]}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"points": 3}', '{"points": ["a"]}', '{"points": [{"agent": "a"}]}']
+)
 def test_a_damaged_grid_falls_back_to_the_folders_and_says_so(tmp_path, content):
     out = write_comparison(tmp_path, {"a": {}}, seeds=2)
     (out / "grid.json").write_text(content)
     found = read_runs(out)
     assert len(found.records) == 2
     assert "grid.json is damaged" in found.notes[0]
+
+
+def test_a_seed_that_was_run_again_counts_once_and_is_told(tmp_path):
+    out = write_comparison(tmp_path, {"a": {}}, seeds=2)
+    (out / "grid.json").unlink()
+    runs = sorted(path.parent for path in out.rglob("config.yaml"))
+    shutil.copytree(runs[0], runs[0].with_name("x-later"))
+    shutil.copytree(runs[0], runs[0].with_name("y-unfinished"))
+    (runs[0].with_name("y-unfinished") / "summary.json").unlink()
+    found = read_runs(out)
+    assert [run.seed for run in found.records] == [0, 1]
+    assert found.records[0].folder.name == "x-later"
+    assert any("3 runs of seed 0; x-later counts" in note for note in found.notes)
 
 
 def test_folders_are_grouped_by_what_they_differ_in(tmp_path):

@@ -9,6 +9,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from gumbelrl.comparison.figures import normalised_scores
+from gumbelrl.comparison.records import read_runs
 from gumbelrl.comparison.report import write_report
 from simulated_runs import write_comparison, write_grid
 
@@ -225,6 +227,18 @@ def test_environments_are_averaged_where_references_are_given(tmp_path):
     assert "interquartile mean of normalised scores" in _page(out).text
     line = _rows(out / "scores.csv")[0]
     assert float(line["normalised"]) == pytest.approx(float(line["iqm"]) / 500)
+
+
+def test_over_all_environments_each_counts_alike(tmp_path):
+    out = write_comparison(tmp_path, {"a": {}}, ["A-v0", "B-v0"], seeds=5)
+    points = json.loads((out / "grid.json").read_text())["points"]
+    references = {env: {"random": 0, "reference": 500} for env in ("A-v0", "B-v0")}
+    dropped = [p for p in points if p["env"] == "B-v0" and p["seed"] > 2]
+    write_grid(out, [p for p in points if p not in dropped], references=references)
+    comparison = read_runs(out)
+    assert [len(stratum) for stratum in normalised_scores(comparison, "a")] == [3, 3]
+    write_report(out)
+    assert "Over all environments a counts with 3 seeds" in _page(out).text
 
 
 def test_folders_without_a_grid_are_reported_too(tmp_path):
