@@ -120,13 +120,14 @@ class Grid:
             content = json.loads(path.read_text(encoding="utf-8"))
             points = [Point(**point) for point in content.pop("points")]
             grid = cls(points=points, **content)
-            wrong = [point.status for point in points if point.status not in get_args(Status)]
-            names = Counter(str(point.run) for point in points)
-            for point in points:
-                point.settings.items()
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"{path} cannot be read ({first_line(error)}); {remedy}") from error
-        if wrong or any(Path(name).parent != Path("runs") or names[name] > 1 for name in names):
+        sound = all(
+            point.status in get_args(Status) and isinstance(point.settings, dict)
+            for point in points
+        )
+        names = Counter(str(point.run) for point in points)
+        if not sound or any(Path(name).parent != Path("runs") or names[name] > 1 for name in names):
             raise ConfigError(f"{path} is damaged (its points are not those of a grid); {remedy}")
         return grid
 
