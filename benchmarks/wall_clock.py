@@ -104,14 +104,14 @@ def columns(rows: Sequence[Mapping[str, Any]], key: str) -> str:
 
     least = short(min(there) if there else None)
     most = short(max(there) if len(there) == len(values) else None)
-    return f"{short(median(values)):>12s}{f'{least} to {most}':>18s}"
+    return f"{short(median(values)):>12s}{f'{least} to {most}':>20s}"
 
 
 def table(kept: Sequence[Mapping[str, Any]]) -> str:
     """One line for each agent that has runs."""
     lines = [
         f"{'task':18s} {'agent':10s} {'budget':>9s} {'reached':>8s}"
-        + "".join(f"{name:>12s}{'range':>18s}" for name in COLUMNS.values())
+        + "".join(f"{name:>12s}{'range':>20s}" for name in COLUMNS.values())
     ]
     for task, spec in TASKS.items():
         title = f"{task} to {spec.threshold}"
