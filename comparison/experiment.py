@@ -63,6 +63,7 @@ class Experiment:
         seeds: how many, counted from 0, or a list of them.
         overrides: of train.py, for every run.
         sweep: settings to vary, as lists or in Hydra's grammar: `choice(a, b)`, `range(1, 5)`.
+        unswept: labels of agents that run once, as they are: what the others are held against.
         num_gpus: what a run needs on a Ray cluster; a fraction shares a GPU.
     """
 
@@ -72,6 +73,7 @@ class Experiment:
     seeds: Any = 5
     overrides: list[str] = Field(default_factory=list)
     sweep: dict[str, list[Any] | str | int | float | bool | None] = Field(default_factory=dict)
+    unswept: list[Label] = Field(default_factory=list)
     num_gpus: Annotated[float, Field(ge=0)] = 0.0
 
 
@@ -156,6 +158,10 @@ def _check(path: Path, content: dict[Any, Any]) -> Experiment:
             pick("agents", experiment.agents, list(env.agents))
         except ConfigError as error:
             raise ConfigError(f"{path}, envs.{label}.agents: {error}") from error
+    try:
+        pick("agents", experiment.agents, experiment.unswept)
+    except ConfigError as error:
+        raise ConfigError(f"{path}, unswept: {error}") from error
     overrides = list(experiment.overrides)
     overrides += [each for agent in experiment.agents.values() for each in agent]
     overrides += [each for env in experiment.envs.values() for each in env.overrides]

@@ -1,85 +1,43 @@
-"""The figures of a comparison, drawn from records: each as SVG and PNG, and inlined in the report.
-
-Colours are Okabe and Ito's (2008), which colour-blind readers tell apart; from the ninth agent on
-the lines are dashed. An SVG names its colours as CSS variables, so it follows the reader's light or
-dark scheme, alone as well as inside the report. PNGs are light.
-"""
+"""The figures of a comparison, drawn from records; each is written, and inlined in the report."""
 
 from __future__ import annotations
 
-import io
 import re
-import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gumbelrl.comparison import statistics
+from gumbelrl.comparison import statistics, sweeps
+from gumbelrl.comparison.canvas import (
+    INK,
+    SERIES,
+    STYLE,
+    WIDTH,
+    Canvas,
+    cut,
+    file_name,
+    look,
+    name_rows,
+    panel_column,
+    panel_grid,
+    place,
+    save,
+    short_number,
+    wrapped,
+)
 from gumbelrl.comparison.records import Comparison, RunRecord
-from gumbelrl.tracking import write_atomically
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure as Canvas
-from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 Array = npt.NDArray[np.float64]
 
-# Light and dark shade of each series; Okabe and Ito's order changed so that neighbours contrast.
-SERIES = (
-    ("#0072b2", "#58b0ea"),
-    ("#d55e00", "#ff8c42"),
-    ("#009e73", "#2fc99b"),
-    ("#cc79a7", "#eb9fca"),
-    ("#e69f00", "#f7c14a"),
-    ("#56b4e9", "#a5dcff"),
-    ("#6f5e53", "#c2ada0"),
-    ("#8c8c00", "#d8d84a"),
-)
-_INK, _LINE, _PAPER = ("#1f2430", "#e6e9ef"), ("#d5d9e0", "#39404d"), ("#ffffff", "#171a21")
-_DASHES = ("-", "--", ":", "-.")
-_WIDTH, _HEIGHT = 4.5, 2.75  # inches
 _POINTS = 80  # of a learning curve
 _MOST_INTERVALS = 6  # agents up to which a matrix has room for intervals
-
-_STYLE: Any = {
-    "svg.fonttype": "none",  # text stays text: it can be read out, searched and selected
-    "svg.hashsalt": "gumbelrl",
-    "text.parse_math": False,  # a dollar in a name is a dollar
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "axes.titlesize": 9,
-    "axes.labelsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": _INK[0],
-    "axes.labelcolor": _INK[0],
-    "text.color": _INK[0],
-    "xtick.color": _INK[0],
-    "ytick.color": _INK[0],
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _LINE[0],
-    "grid.linewidth": 0.7,
-    "axes.facecolor": "none",
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-}
-
-
-def css_variables() -> str:
-    """Declarations of the colours: light ones, and dark ones where the reader asks for dark."""
-    names = ["--ink", "--line", "--paper", *(f"--s{i}" for i in range(len(SERIES)))]
-    pairs = dict(zip(names, (_INK, _LINE, _PAPER, *SERIES), strict=True))
-    light, dark = ("".join(f"{k}:{v[shade]};" for k, v in pairs.items()) for shade in (0, 1))
-    return f":root{{{light}}}@media (prefers-color-scheme:dark){{@media screen{{:root{{{dark}}}}}}}"
 
 
 @dataclass(frozen=True)
@@ -113,7 +71,7 @@ def draw_figures(comparison: Comparison, folder: Path) -> list[Figure]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         if len(comparison.envs) > 1:
             drawn += _overall(comparison, folder)
         for number, env in enumerate(comparison.envs):
@@ -158,6 +116,8 @@ def common_seeds(comparison: Comparison, agent: str) -> list[int]:
 def _overall(comparison: Comparison, folder: Path) -> list[Figure]:
     pen = _Pen(comparison, None, folder, "all")
     pen.overview_figure()
+    for key in sweeps.numbers(comparison):
+        pen.sweep_figure(key)
     agents = comparison.agents
     strata = {a: s for a in agents if (s := normalised_scores(comparison, a)) is not None}
     if strata:
@@ -173,7 +133,7 @@ def _overall(comparison: Comparison, folder: Path) -> list[Figure]:
 
 
 def _of_env(comparison: Comparison, env: str, number: int, folder: Path) -> list[Figure]:
-    pen = _Pen(comparison, env, folder, f"{number + 1:02d}-{_file_name(env)}")
+    pen = _Pen(comparison, env, folder, f"{number + 1:02d}-{file_name(env)}")
     pen.curve_figure("steps")
     pen.curve_figure("seconds")
     found = {a: np.array(list(scores(comparison, a, env).values())) for a in comparison.agents}
@@ -184,6 +144,8 @@ def _of_env(comparison: Comparison, env: str, number: int, folder: Path) -> list
         if max(map(len, found.values())) > 1:
             pen.profile_figure({a: [v] for a, v in found.items()}, "return τ")
         pen.improvement_figure({a: {env: list(v)} for a, v in found.items()})
+        for key in sweeps.numbers(comparison):
+            pen.sweep_figure(key)
     pen.threshold_figure("steps")
     pen.threshold_figure("seconds")
     pen.diagnostic_figure(
@@ -216,11 +178,11 @@ class _Pen:
 
     def look(self, agent: str) -> dict[str, Any]:
         """The agent's colour and dash, the same in all figures."""
-        i = self.index[agent]
-        return {
-            "color": SERIES[i % len(SERIES)][0],
-            "linestyle": _DASHES[i // len(SERIES) % len(_DASHES)],
-        }
+        return look(self.index[agent])
+
+    def looks(self, agents: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Those of a figure's legend."""
+        return {agent: self.look(agent) for agent in agents}
 
     def runs(self, agent: str, env: str | None = None) -> tuple[RunRecord, ...]:
         """Finished runs of the agent that were evaluated, in `env` or the figures' own."""
@@ -243,13 +205,13 @@ class _Pen:
         if len(panels) < 2:
             return
         agents = [a for a in self.comparison.agents if any(a in each for each in panels.values())]
-        fig, places = _grid(len(panels), agents)
+        fig, places = panel_grid(len(panels), self.looks(agents))
         for axes, (env, pairs) in zip(places, panels.items(), strict=True):
             self._draw_curves(axes, env, pairs)
-            axes.set_title(_cut(env, 30))
+            axes.set_title(cut(env, 30))
             axes.xaxis.set_major_locator(MaxNLocator(4))
             axes.yaxis.set_major_locator(MaxNLocator(5))
-            axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+            axes.xaxis.set_major_formatter(FuncFormatter(short_number))
             if env in self.comparison.references:
                 low, high = self.comparison.references[env]
                 top = axes.dataLim.ymax
@@ -270,7 +232,7 @@ class _Pen:
         pairs = self.curves(self.env, axis)
         if not pairs:
             return
-        fig, (axes,) = _canvas(1, list(pairs))
+        fig, (axes,) = panel_column(1, self.looks(pairs))
         ends = [max(x[-1] for x, _ in each) for each in pairs.values()]
         log = axis == "seconds" and max(ends) > 20 * max(min(ends), 1e-9)
         self._draw_curves(axes, self.env, pairs, log=log)
@@ -279,7 +241,7 @@ class _Pen:
         axes.set_ylabel("mean return")
         axes.set_xlabel("environment steps" if axis == "steps" else "seconds of training")
         if not log:
-            axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+            axes.xaxis.set_major_formatter(FuncFormatter(short_number))
         threshold = self.comparison.threshold(self.env)
         self._keep(
             fig,
@@ -296,8 +258,8 @@ class _Pen:
         self, dots: dict[str, Array], estimates: dict[str, statistics.Estimate], label: str
     ) -> None:
         """Every run a dot, the interquartile mean and its interval above them."""
-        fig = Canvas(figsize=(_WIDTH, 0.9 + 0.42 * len(dots)))
-        axes = _place(fig, 1, left=1.42, bottom=0.6, top=0.12)[0]
+        fig = Canvas(figsize=(WIDTH, 0.9 + 0.42 * len(dots)))
+        axes = place(fig, 1, left=1.42, bottom=0.6, top=0.12)[0]
         for row, (agent, values) in enumerate(dots.items()):
             color, estimate = self.look(agent)["color"], estimates[agent]
             axes.plot(values, np.full(len(values), row), "|", color=color, alpha=0.75, ms=9)
@@ -311,7 +273,7 @@ class _Pen:
                     solid_capstyle="butt",
                 )
             axes.plot(estimate.value, row, "o", color=color, ms=6)
-        _rows(axes, list(dots))
+        name_rows(axes, list(dots))
         axes.set_xlabel(label)
         intervals = any(estimate.low is not None for estimate in estimates.values())
         self._keep(
@@ -323,13 +285,45 @@ class _Pen:
             + "ticks: single runs.",
         )
 
+    def sweep_figure(self, key: str) -> None:
+        """Final scores against a swept setting, a panel for each environment."""
+        envs = self.comparison.envs if self.env is None else (self.env,)
+        panels = {env: each for env in envs if (each := sweeps.read(self.comparison, env, key))}
+        if not panels:
+            return
+        lines = list(dict.fromkeys(line for each in panels.values() for line in each.lines))
+        looks = {line: look(number) for number, line in enumerate(lines)}
+        if self.env is None:
+            fig, places = panel_grid(len(panels), looks)
+        else:
+            fig, places = panel_column(1, looks)
+        for axes, (env, each) in zip(places, panels.items(), strict=True):
+            sweeps.draw(axes, each, looks)
+            if self.env is None:
+                axes.set_title(cut(env, 30))
+        name = key.rpartition(".")[2]
+        if self.env is not None:
+            places[0].set(xlabel=name, ylabel="mean return of the last evaluation")
+        self._keep(
+            fig,
+            f"sweep-{file_name(name)}",
+            f"Final scores against {name}",
+            f"Interquartile mean of the last evaluation over seeds, by {key}, with its 95 % "
+            "bootstrap band where seeds are enough"
+            + (
+                "; level lines: agents that are not swept."
+                if any(each.level for each in panels.values())
+                else "."
+            ),
+        )
+
     def profile_figure(self, strata: dict[str, Any], label: str) -> None:
         """Share of runs above each score."""
         pooled = np.concatenate([np.concatenate([*map(np.asarray, s)]) for s in strata.values()])
         low, high = float(pooled.min()), float(pooled.max())
         margin = 0.03 * (high - low or abs(high) or 1.0)
         limits = np.linspace(low - margin, high + margin, 121)
-        fig, (axes,) = _canvas(1, list(strata))
+        fig, (axes,) = panel_column(1, self.looks(strata))
         banded = False
         for agent, groups in strata.items():
             share, lower, upper = statistics.performance_profile(groups, limits)
@@ -363,8 +357,8 @@ class _Pen:
         if len(agents) < 2:
             return
         n, cell = len(agents), max(0.34, min(0.8, 2.9 / len(agents)))
-        fig = Canvas(figsize=(_WIDTH, 1.15 + min(cell, 0.6) * n))
-        axes = _place(fig, 1, left=1.42, bottom=1.0, top=0.1)[0]
+        fig = Canvas(figsize=(WIDTH, 1.15 + min(cell, 0.6) * n))
+        axes = place(fig, 1, left=1.42, bottom=1.0, top=0.1)[0]
         axes.grid(False)
         full = n <= _MOST_INTERVALS
         for row, first in enumerate(agents):
@@ -395,12 +389,12 @@ class _Pen:
                     said += f"\n{estimate.low:.2f}–{estimate.high:.2f}"
                 axes.text(column, row, said, ha="center", va="center", fontsize=7 if full else 6.5)
         axes.set_xlim(-0.5, n - 0.5)
-        _rows(axes, agents)
+        name_rows(axes, agents)
         axes.set_ylim(n - 0.5, -0.5)
         slanted = n > 3
         axes.set_xticks(
             range(n),
-            [_wrapped(a, 16) if not slanted else _cut(a, 17) for a in agents],
+            [wrapped(a, 16) if not slanted else cut(a, 17) for a in agents],
             rotation=35 if slanted else 0,
             ha="right" if slanted else "center",
             rotation_mode="anchor" if slanted else None,
@@ -425,7 +419,7 @@ class _Pen:
                 curves[agent] = curve
         if not curves or not any(curve.events for curve in curves.values()):
             return
-        fig, (axes,) = _canvas(1, list(curves))
+        fig, (axes,) = panel_column(1, self.looks(curves))
         ends = [curve.times[-1] for curve in curves.values()]
         log = axis == "seconds" and max(ends) > 20 * max(min(ends), 1e-9)
         for agent, curve in curves.items():
@@ -452,8 +446,8 @@ class _Pen:
         if log:
             axes.set_xscale("log")
         else:
-            axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
-        axes.axhline(0.5, color=_INK[0], linewidth=0.8, linestyle=(0, (2, 3)))
+            axes.xaxis.set_major_formatter(FuncFormatter(short_number))
+        axes.axhline(0.5, color=INK[0], linewidth=0.8, linestyle=(0, (2, 3)))
         axes.set_ylim(-0.02, 1.04)
         axes.set_ylabel(f"share of runs at {threshold:g}")
         axes.set_xlabel("environment steps" if axis == "steps" else "seconds of training")
@@ -485,13 +479,13 @@ class _Pen:
         if not panels:
             return
         names = [a for a in self.comparison.agents if any(a in pairs for _, pairs in panels)]
-        fig, places = _canvas(len(panels), names)
+        fig, places = panel_column(len(panels), self.looks(names))
         for axes, (label, pairs) in zip(places, panels, strict=True):
             for agent, each in pairs.items():
                 self._band(axes, agent, each, log=False)
             axes.set_ylabel(label)
             axes.yaxis.set_major_locator(MaxNLocator(4))
-            axes.xaxis.set_major_formatter(FuncFormatter(_short_number))
+            axes.xaxis.set_major_formatter(FuncFormatter(short_number))
         places[-1].set_xlabel("environment steps")
         self._keep(fig, name, title, caption)
 
@@ -507,7 +501,7 @@ class _Pen:
             self._band(axes, agent, each, log=log)
         threshold = self.comparison.threshold(env)
         if threshold is not None:
-            axes.axhline(threshold, color=_INK[0], linewidth=0.8, linestyle=(0, (2, 3)))
+            axes.axhline(threshold, color=INK[0], linewidth=0.8, linestyle=(0, (2, 3)))
 
     def _band(self, axes: Axes, agent: str, pairs: list[tuple[Array, Array]], log: bool) -> None:
         look = self.look(agent)
@@ -528,29 +522,8 @@ class _Pen:
         axes.plot(grid, statistics.column_values(values), linewidth=1.8, marker=dot, **look)
 
     def _keep(self, fig: Canvas, kind: str, title: str, caption: str) -> None:
-        agents = getattr(fig, "legend_agents", None)
-        if agents is not None:
-            handles = [Line2D([], [], linewidth=2.2, **self.look(agent)) for agent in agents]
-            fig.legend(
-                handles,
-                [_cut(agent, 44 if len(agents) == 1 else 28) for agent in agents],
-                loc="lower center",
-                ncols=min(2, len(agents)),
-                handlelength=1.6,
-                columnspacing=1.2,
-                bbox_to_anchor=(0.5, 0.0),
-                borderaxespad=0.2,
-            )
         name = f"{self.stem}-{kind}"
-        png, svg = io.BytesIO(), io.StringIO()
-        FigureCanvasAgg(fig)
-        fig.savefig(png, format="png", dpi=150, facecolor="white")
-        fig.savefig(svg, format="svg", facecolor="none", metadata={"Date": None})
-        inline = _inlined(svg.getvalue(), name, title)
-        write_atomically(self.folder / f"{name}.png", png.getvalue())
-        style = f"<style>{css_variables()}svg{{background:var(--paper)}}</style>"
-        alone = inline.replace(">", f' xmlns="http://www.w3.org/2000/svg">{style}', 1)
-        write_atomically(self.folder / f"{name}.svg", alone)
+        inline = save(fig, self.folder / name, title)
         self.figures.append(Figure(name, self.env, title, caption, inline))
 
 
@@ -579,78 +552,6 @@ def survival(runs: Sequence[RunRecord], axis: str) -> statistics.Survival | None
     return statistics.time_to_threshold(times, reached) if times else None
 
 
-def _grid(panels: int, agents: list[str]) -> tuple[Canvas, list[Axes]]:
-    """Panels in two columns, each with axes of its own, and room for a legend below."""
-    rows = -(-panels // 2)
-    legend = _legend_height(agents)
-    fig = Canvas(figsize=(_WIDTH, 1.55 * rows + 0.2 + legend))
-    fig.legend_agents = agents  # type: ignore[attr-defined]
-    width, height = fig.get_size_inches()
-    axes = fig.subplots(rows, 2, squeeze=False)
-    fig.subplots_adjust(
-        0.52 / width,
-        (0.3 + legend) / height,
-        1 - 0.08 / width,
-        1 - 0.24 / height,
-        wspace=0.3,
-        hspace=0.5,
-    )
-    for empty in axes.flat[panels:]:
-        empty.remove()
-    return fig, list(axes.flat[:panels])
-
-
-def _legend_height(agents: list[str]) -> float:
-    """Inches."""
-    return 0.19 * -(-len(agents) // 2) + 0.08
-
-
-def _canvas(panels: int, agents: list[str]) -> tuple[Canvas, list[Axes]]:
-    """Panels one above the other, and room for a legend below."""
-    legend = _legend_height(agents)
-    height = (_HEIGHT if panels == 1 else 1.4 * panels + 0.5) + legend
-    fig = Canvas(figsize=(_WIDTH, height))
-    fig.legend_agents = agents  # type: ignore[attr-defined]
-    return fig, _place(fig, panels, left=0.78, bottom=0.5 + legend, top=0.12)
-
-
-def _place(fig: Canvas, panels: int, *, left: float, bottom: float, top: float) -> list[Axes]:
-    """Axes with margins in inches; automatic layouts would draw every figure twice."""
-    width, height = fig.get_size_inches()
-    axes = fig.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
-    fig.subplots_adjust(
-        left / width, bottom / height, 1 - 0.14 / width, 1 - top / height, hspace=0.16
-    )
-    return list(axes)
-
-
-def _rows(axes: Axes, agents: list[str]) -> None:
-    axes.set_yticks(range(len(agents)), [_wrapped(agent, 19) for agent in agents])
-    axes.set_ylim(len(agents) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(False, axis="y")
-
-
-def _inlined(svg: str, name: str, title: str) -> str:
-    """The svg element alone, in the page's colours, with ids that no other figure has."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    prefix = re.sub(r"[^A-Za-z0-9-]", "-", name)
-    svg = re.sub(r'\bid="', f'id="{prefix}-', svg)
-    svg = svg.replace("url(#", f"url(#{prefix}-").replace('href="#', f'href="#{prefix}-')
-    for number, (shade, _) in enumerate(SERIES):
-        svg = svg.replace(shade, f"var(--s{number})")
-    svg = svg.replace(_INK[0], "var(--ink)").replace(_LINE[0], "var(--line)")
-    opening, rest = svg.split(">", 1)
-    box = re.search(r'viewBox="([^"]+)"', opening)
-    assert box is not None  # matplotlib always writes one
-    label = escape(title)
-    return (
-        f'<svg viewBox="{box.group(1)}" role="img" aria-label="{label}" '
-        f'xmlns:xlink="http://www.w3.org/1999/xlink">{rest}'
-    )
-
-
 def _timed(pairs: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
     """The runs that have points of known time, with these points."""
     known = [(x[np.isfinite(x)], y[np.isfinite(x)]) for x, y in pairs]
@@ -659,22 +560,3 @@ def _timed(pairs: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
 
 def _enough(pairs: dict[str, list[Any]]) -> bool:
     return min(map(len, pairs.values())) >= statistics.MIN_SEEDS
-
-
-def _short_number(value: float, _: object = None) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:g}{unit}"
-    return f"{value:g}"
-
-
-def _cut(label: str, width: int) -> str:
-    return label if len(label) <= width else label[: width - 1] + "…"
-
-
-def _wrapped(label: str, width: int) -> str:
-    return "\n".join(textwrap.wrap(_cut(label, 2 * width), width)) or label
-
-
-def _file_name(label: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", label).strip("._")[:60] or "env"

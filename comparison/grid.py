@@ -144,6 +144,8 @@ def expand(
 ) -> list[Point]:
     """Every agent on every environment with every swept value, for one seed after the other.
 
+    Agents that the experiment names as unswept take part once, whatever is swept.
+
     Args:
         experiment: what is asked.
         seeds: in place of the experiment's; how many, or a list.
@@ -168,10 +170,13 @@ def expand(
         [(text, key, value) for text, value in sweep_values(key, given)]
         for key, given in swept.items()
     ]
+    cells = [
+        (agent, values)
+        for agent in chosen_agents
+        for values in itertools.product(*([] if agent in experiment.unswept else axes))
+    ]
     points = []
-    for seed, env, agent, values in itertools.product(
-        seeds, chosen_envs, chosen_agents, itertools.product(*axes)
-    ):
+    for seed, env, (agent, values) in itertools.product(seeds, chosen_envs, cells):
         spec, settings = experiment.envs[env], {key: value for _, key, value in values}
         total_steps = spec.total_steps if budget is None else budget
         given = [*experiment.overrides, *spec.overrides, *experiment.agents[agent]]

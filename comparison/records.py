@@ -49,7 +49,7 @@ class RunRecord:
 
     Args:
         folder: its run folder.
-        agent: label of the agent.
+        agent: label of the agent, the swept settings in it.
         env: label of the environment.
         seed: the run's seed.
         status: what became of it.
@@ -64,6 +64,8 @@ class RunRecord:
         episodes: [E] episodes of each.
         diagnostics: name to (env steps [D], values [D]), those of `DIAGNOSTICS` that were logged.
         overrides: of train.py, as the grid gave them.
+        swept: the settings that the grid varies, with this run's values.
+        label: the agent's in the experiment, where settings are swept.
     """
 
     folder: Path
@@ -82,6 +84,13 @@ class RunRecord:
     episodes: Array = field(default_factory=lambda: np.empty(0))
     diagnostics: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
+    swept: Mapping[str, Any] = field(default_factory=dict)
+    label: str | None = None
+
+    @property
+    def base(self) -> str:
+        """Label of the agent without its swept settings."""
+        return self.agent if self.label is None else self.label
 
     @property
     def score(self) -> float | None:
@@ -275,6 +284,13 @@ def read_runs(out: str | Path) -> Comparison:
     )
 
 
+def with_settings(label: str, settings: Mapping[str, Any]) -> str:
+    """`ppo (gamma=0.9)`: the label of an agent whose settings are swept."""
+    if not settings:
+        return label
+    return f"{label} (" + ", ".join(f"{_short(k)}={v}" for k, v in settings.items()) + ")"
+
+
 def flat_settings(record: RunRecord) -> dict[str, Any]:
     """What of the configuration decides the result, without the seed: `{"agent.gamma": 0.99}`."""
     return {k: v for k, v in record.config.items() if k.partition(".")[0] not in _KEEPING}
@@ -330,17 +346,14 @@ def _from_grid(out: Path) -> Comparison:
 
 def _point_record(out: Path, point: Any, skipped: list[str]) -> RunRecord:
     """A point of the grid with what its run folder says, which is newer than the grid's word."""
-    settings = point.get("settings") or {}
-    agent = str(point["agent"])
-    if settings:
-        agent += " (" + ", ".join(f"{_short(k)}={v}" for k, v in settings.items()) + ")"
+    settings, label = point.get("settings") or {}, str(point["agent"])
     folder = out / str(point["run"])
     status, reason = point["status"], point.get("reason")
     if status not in ("pending", "running", "finished", "pruned", "failed", "n/a"):
         raise ValueError(f"a point has the status {status!r}")
     record = RunRecord(
         folder=folder,
-        agent=agent,
+        agent=with_settings(label, settings),
         env=str(point["env"]),
         seed=int(point["seed"]),
         status=status,
@@ -348,6 +361,8 @@ def _point_record(out: Path, point: Any, skipped: list[str]) -> RunRecord:
         threshold=_number(point.get("threshold")),
         total_steps=_whole(point.get("total_steps")),
         overrides=tuple(map(str, point.get("overrides") or ())),
+        swept=settings,
+        label=label,
     )
     if status == "n/a":
         return record
@@ -380,6 +395,8 @@ def _point_record(out: Path, point: Any, skipped: list[str]) -> RunRecord:
         threshold=record.threshold,
         total_steps=record.total_steps or run.total_steps,
         overrides=record.overrides,
+        swept=record.swept,
+        label=record.label,
     )
 
 

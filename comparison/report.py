@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from gumbelrl.comparison import statistics
+from gumbelrl.comparison.canvas import css_variables
 from gumbelrl.comparison.figures import (
     Figure,
     common_seeds,
-    css_variables,
     draw_figures,
     normalised_scores,
     scores,
@@ -51,6 +51,7 @@ class Row:
         mean: their mean.
         area: interquartile mean of the areas under the learning curves.
         normalised: interquartile mean on the scale random policy 0, reference 1.
+        below_random: finished runs that end worse than the random policy.
         steps: env steps to the threshold.
         seconds: seconds of training to the threshold.
         train_seconds: median seconds of training of the finished runs.
@@ -66,6 +67,7 @@ class Row:
     mean: Estimate | None = None
     area: Estimate | None = None
     normalised: Estimate | None = None
+    below_random: int | None = None
     steps: Survival | None = None
     seconds: Survival | None = None
     train_seconds: float | None = None
@@ -135,12 +137,11 @@ def row(comparison: Comparison, agent: str, env: str) -> Row:
     final = [list(scores(comparison, agent, env).values())]
     budget = max(max(run.total_steps or 0, run.env_steps) for run in finished)
     areas = [statistics.area_under_curve(run.steps, run.returns, budget) for run in finished]
-    normalised = None
+    normalised, below_random = None, None
     if env in comparison.references:
-        low, high = comparison.references[env]
-        normalised = statistics.aggregate(
-            [[statistics.normalised(score, low, high) for score in final[0]]]
-        )
+        scaled = [statistics.normalised(s, *comparison.references[env]) for s in final[0]]
+        normalised = statistics.aggregate([scaled])
+        below_random = sum(score < 0 for score in scaled)
     times = [run.train_seconds for run in finished if run.train_seconds is not None]
     return Row(
         agent,
@@ -153,6 +154,7 @@ def row(comparison: Comparison, agent: str, env: str) -> Row:
         mean=statistics.aggregate(final, "mean"),
         area=statistics.aggregate([areas]),
         normalised=normalised,
+        below_random=below_random,
         steps=steps,
         seconds=seconds,
         train_seconds=float(np.median(times)) if times else None,
@@ -228,23 +230,22 @@ def text_table(comparison: Comparison, rows: Sequence[Row]) -> str:
     widest = max(12, *(len(_fit(each.agent)) for each in rows))
     lines = []
     for env in comparison.envs:
-        threshold = comparison.threshold(env)
-        goal = "" if threshold is None else f"to {threshold:g}: runs, median steps"
-        lines += [env, f"  {'agent':{widest}s} runs {'IQM':>9s}  {'95 % interval':>19s}  {goal}"]
+        threshold, scaled = comparison.threshold(env), env in comparison.references
+        heads = [f"{'agent':{widest}s}", "runs", f"{'IQM':>9s} ", f"{'95 % interval':>19s} "]
+        heads += ["below random "] if scaled else []
+        heads += [] if threshold is None else [f"to {threshold:g}: runs, median steps"]
+        lines += [env, f"  {' '.join(heads)}".rstrip()]
         for each in (each for each in rows if each.env == env):
-            runs = f"{each.finished}/{each.asked}"
+            cells = [f"{_fit(each.agent):{widest}s}", f"{f'{each.finished}/{each.asked}':>4s}"]
             if each.iqm is None:
-                note = (each.note or "").partition(". ")[0]  # the whole is in the report
-                lines.append(f"  {_fit(each.agent):{widest}s} {runs:>4s}  {note}")
-                continue
-            span = _span(each.iqm) or each.note or ""
-            arrived = ""
-            if each.steps is not None:
-                arrived = f"{each.steps.events}/{each.steps.n}, {_median(each.steps)}"
-            lines.append(
-                f"  {_fit(each.agent):{widest}s} {runs:>4s} {_plain(each.iqm.value):>9s}  "
-                f"{span:>19s}  {arrived}".rstrip()
-            )
+                cells.append(f" {(each.note or '').partition('. ')[0]}")  # the report has the whole
+            else:
+                cells.append(f"{_plain(each.iqm.value):>9s} ")
+                cells.append(f"{_span(each.iqm) or each.note or '':>19s} ")
+                cells += [f"{each.below_random:12d} "] if scaled else []
+                if each.steps is not None:
+                    cells.append(f"{each.steps.events}/{each.steps.n}, {_median(each.steps)}")
+            lines.append(f"  {' '.join(cells)}".rstrip())
         lines.append("")
     return "\n".join(lines).rstrip()
 
@@ -539,13 +540,14 @@ def _score_lines(rows: Sequence[Row]) -> Iterator[Sequence[Any]]:
     times = [
         f"{axis}_{what}" for axis in ("steps", "seconds") for what in ("median", "low", "high")
     ]
-    yield ["env", "agent", "finished", "asked", *names, "reached", *times, "train_seconds", "note"]
+    ends = ["train_seconds", "note"]
+    yield ["env", "agent", "finished", "asked", *names, "below_random", "reached", *times, *ends]
     for each in rows:
         cells: list[Any] = [each.env, each.agent, each.finished, each.asked]
         for name in measures:
             estimate: Estimate | None = getattr(each, name)
             cells += [estimate.value, estimate.low, estimate.high] if estimate else [None] * 3
-        cells.append(each.steps.events if each.steps else None)
+        cells += [each.below_random, each.steps.events if each.steps else None]
         for curve in (each.steps, each.seconds):
             cells += [curve.median, curve.median_low, curve.median_high] if curve else [None] * 3
         yield [*cells, each.train_seconds, each.note]

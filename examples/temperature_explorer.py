@@ -181,7 +181,7 @@ def page_data(draws: int, samples: int, seed: int, command: str) -> dict[str, An
 
 def render(data: dict[str, Any]) -> str:
     """The page."""
-    from gumbelrl.comparison.figures import css_variables
+    from gumbelrl.comparison.canvas import css_variables
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = Path(args.out)
     try:
         # What is missing or cannot be written is found before a minute of measuring.
-        import gumbelrl.comparison.figures  # noqa: F401
+        import gumbelrl.comparison.canvas  # noqa: F401
         import jinja2  # noqa: F401
 
         out.open("a").close()

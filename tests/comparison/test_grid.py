@@ -132,6 +132,13 @@ def test_a_swept_setting_is_one_axis_more(experiment):
     assert {"agent.gamma=0.9", "eval_every=100", "log_every=1"} < set(points[0].overrides)
 
 
+def test_an_unswept_agent_takes_part_once(experiment):
+    name = experiment(sweep={"agent.gamma": [0.9, 0.99]}, unswept=["two"])
+    points = points_of(name, seeds=[0], envs=["cart"], sweep={"log_every": "range(1,3)"})
+    assert [p.settings for p in points if p.agent == "two"] == [{}]
+    assert len(points) == 2 * 2 + 1
+
+
 @pytest.mark.parametrize(
     ("given", "values"),
     [
@@ -290,6 +297,7 @@ def test_a_swept_setting_that_an_agent_lacks_is_not_applicable(experiment, ran, 
         ({"sweep": {"agent": ["ppo"]}}, [], "tiny.yaml: agent= is set by the grid"),
         ({"overrides": ["run_dir=x"]}, [], "tiny.yaml: run_dir= is set by the grid"),
         ({"agents": {"x": ["agent=pppo"]}}, [], "x on cart: no agent named 'pppo'; did you mean"),
+        ({"unswept": ["tow"]}, [], "tiny.yaml, unswept: the experiment has no agent labelled"),
         ({"sedes": 3}, [], "tiny.yaml: no key 'sedes'; did you mean 'seeds'?"),
         (
             {"envs": {"e": {"overrides": [], "total_steps": 3, "random": 1}}}, [],

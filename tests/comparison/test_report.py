@@ -222,9 +222,16 @@ def test_environments_are_averaged_where_references_are_given(tmp_path):
     out = write_comparison(tmp_path, {"a": {}, "b": {}}, ["A-v0", "B-v0"], seeds=5)
     points = json.loads((out / "grid.json").read_text())["points"]
     references = {env: {"random": 0, "reference": 500} for env in ("A-v0", "B-v0")}
+    references["B-v0"]["random"] = 499
     write_grid(out, points, references=references)
     write_report(out)
     assert "interquartile mean of normalised scores" in _page(out).text
+    below = [line["below_random"] for line in _rows(out / "scores.csv")]
+    table = (out / "table.txt").read_text()
+    assert below[:2] == ["0", "0"]
+    assert all(int(count) > 0 for count in below[2:])
+    assert "below random" in table
+    assert f" {below[2]}  " in table.split("B-v0\n")[1].splitlines()[1]
     line = _rows(out / "scores.csv")[0]
     assert float(line["normalised"]) == pytest.approx(float(line["iqm"]) / 500)
 
