@@ -158,6 +158,7 @@ def place(fig: Canvas, panels: int, *, left: float, bottom: float, top: float) -
 
 
 def name_rows(axes: Axes, agents: list[str]) -> None:
+    """Agents by name, one a row from the top."""
     axes.set_yticks(range(len(agents)), [wrapped(agent, 19) for agent in agents])
     axes.set_ylim(len(agents) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
